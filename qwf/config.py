@@ -1,0 +1,221 @@
+"""What one process is set to: `C`, `init`, and the ``QWF_`` environment variables.
+
+Knows no experiment and opens no file. Rooms above that hold live state (an active run) refuse a
+change through `add_guard`; rooms that derive something from a setting read `C` when they need it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from .errors import ConfigError, suggest
+
+__all__ = ["C", "Config", "add_guard", "init"]
+
+PICKLE_POLICIES: Final = ("trusted", "restricted", "never")
+
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "uri": "qwf_store",
+    "default_exp_name": "Experiment",
+    "provider_uri": None,
+    "calendar": None,
+    "logging_level": None,
+    "pickle_policy": "trusted",
+    "pickle_allow": (),
+}
+
+_ENVIRONMENT: Final[Mapping[str, str]] = {
+    "uri": "QWF_URI",
+    "default_exp_name": "QWF_DEFAULT_EXP_NAME",
+    "provider_uri": "QWF_PROVIDER_URI",
+    "pickle_policy": "QWF_PICKLE_POLICY",
+}
+
+# Settings of Qlib for servers, markets and caches that a plain directory has no use for. Scripts
+# and YAML files that pass them run unchanged.
+_QLIB_ONLY: Final = frozenset(
+    {
+        "auto_mount",
+        "calendar_cache",
+        "calendar_provider",
+        "client_provider",
+        "custom_ops",
+        "dataset_cache",
+        "default_conf",
+        "default_disk_cache",
+        "expression_cache",
+        "expression_provider",
+        "feature_provider",
+        "flask_port",
+        "flask_server",
+        "instrument_provider",
+        "joblib_backend",
+        "kernels",
+        "local_cache_path",
+        "logging_config",
+        "maxtasksperchild",
+        "min_data_shift",
+        "mongo",
+        "mount_path",
+        "redis_host",
+        "redis_port",
+        "redis_task_db",
+        "region",
+        "task_queue",
+        "trade_unit",
+    }
+)
+
+
+class Config:
+    """The settings of this process, readable as attributes and as items.
+
+    A setting given to `init` beats its environment variable, which beats the default.
+
+    Examples
+    --------
+    >>> config = Config()
+    >>> config.default_exp_name == config["default_exp_name"]
+    True
+    >>> config.uril
+    Traceback (most recent call last):
+        ...
+    AttributeError: there is no setting 'uril'; did you mean 'uri'?
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self.registered = False
+
+    def __getattr__(self, name: str) -> Any:
+        # Private names are looked up by copy and pickle before __init__ has run.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in _DEFAULTS:
+            raise AttributeError(f"there is no setting {name!r}; {suggest(name, _DEFAULTS)}")
+        if name in self._values:
+            return self._values[name]
+        variable = _ENVIRONMENT.get(name)
+        if variable is not None and variable in os.environ:
+            return os.environ[variable]
+        return _DEFAULTS[name]
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError as error:
+            raise KeyError(str(error)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_DEFAULTS)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self)
+        return f"Config({shown})"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a setting, or the default when there is no such setting."""
+        return getattr(self, name) if name in _DEFAULTS else default
+
+    @property
+    def located(self) -> bool:
+        """Whether the user has said where the store is: by `init` or by ``QWF_URI``."""
+        return self.registered or "QWF_URI" in os.environ
+
+    def replace(self, values: Mapping[str, Any]) -> None:
+        """Forget what was set before and take these values. They are checked before any change."""
+        checked = _checked(values)
+        self._values = checked
+        self.registered = True
+
+
+C: Final = Config()
+
+_guards: list[Callable[[], None]] = []
+
+
+def add_guard(guard: Callable[[], None]) -> None:
+    """Register a function that raises when the settings must not change now."""
+    if guard not in _guards:
+        _guards.append(guard)
+
+
+def init(default_conf: str = "client", **settings: Any) -> None:
+    """Say where this process keeps its experiments, and from where it takes its calendar.
+
+    Parameters
+    ----------
+    default_conf : str, default "client"
+        Accepted for Qlib's scripts; it chooses nothing.
+    **settings
+        ``uri`` : str or Path
+            Directory of the store (also as ``file:`` URI), relative to the present working
+            directory. Default: ``QWF_URI``, else ``qwf_store``. It is created by the first write.
+        ``default_exp_name`` : str, default ``"Experiment"``
+            The experiment used when none is named.
+        ``exp_manager`` : dict
+            Qlib's form of both: ``{"kwargs": {"uri": ..., "default_exp_name": ...}}``.
+        ``provider_uri`` : str or Path
+            A Qlib data directory; its ``calendars/day.txt`` becomes the calendar.
+        ``calendar`` : sequence of dates, path of a text file, DataFrame or calendar object
+            The trading calendar; beats ``provider_uri``.
+        ``logging_level`` : int or str
+            Level of the logger ``qwf``.
+        ``pickle_policy`` : {"trusted", "restricted", "never"}
+            Which pickled artifacts may be loaded; ``restricted`` loads only what NumPy, pandas,
+            qwf and the modules in ``pickle_allow`` define.
+        ``pickle_allow`` : sequence of str
+            Modules (with all below them) or ``module.Class`` names that ``restricted`` may load.
+        ``skip_if_reg`` : bool, default False
+            Do nothing when `init` was called before.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is unknown or impossible. Nothing was changed.
+    RecorderInitializationError
+        If an experiment is active. Nothing was changed.
+    """
+    if settings.pop("skip_if_reg", False) and C.registered:
+        return
+    values = _from_qlib(settings)
+    _checked(values)
+    for guard in _guards:
+        guard()
+    C.replace(values)
+    if values.get("logging_level") is not None:
+        logging.getLogger("qwf").setLevel(values["logging_level"])
+
+
+def _from_qlib(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate Qlib's ``exp_manager`` and drop what has no meaning here."""
+    values = {name: value for name, value in settings.items() if name not in _QLIB_ONLY}
+    manager = values.pop("exp_manager", None)
+    if manager is not None:
+        if not isinstance(manager, Mapping):
+            raise ConfigError(f"exp_manager has to be a dict with 'kwargs', not {manager!r}.")
+        for name, value in manager.get("kwargs", {}).items():
+            values.setdefault(name, value)
+    return values
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    for name in values:
+        if name not in _DEFAULTS:
+            known = [*_DEFAULTS, "exp_manager", "skip_if_reg"]
+            raise ConfigError(
+                f"unknown setting {name!r}: {suggest(name, known)} Nothing was changed."
+            )
+    policy = values.get("pickle_policy")
+    if policy is not None and policy not in PICKLE_POLICIES:
+        raise ConfigError(
+            f"pickle_policy is {policy!r}; {suggest(policy, PICKLE_POLICIES)} Nothing was changed."
+        )
+    if "uri" in values and not isinstance(values["uri"], (str, os.PathLike)):
+        raise ConfigError(f"uri is {values['uri']!r}; expected a path. Nothing was changed.")
+    if isinstance(values.get("pickle_allow"), str):
+        raise ConfigError("pickle_allow has to be a list of names, not one string.")
+    return dict(values)

@@ -1,0 +1,330 @@
+"""Every exception class of qwf: facts are attributes, the sentence is built from them.
+
+Each class also derives from the built-in exception (and has the name) that a caller of Qlib would
+catch. All of them survive pickling, because workers are processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from os import PathLike
+from typing import Any
+
+from .version import __version__
+
+__all__ = [
+    "ArtifactCorruptError",
+    "ArtifactNotFoundError",
+    "ConfigError",
+    "CorruptRecordError",
+    "DataError",
+    "ExpAlreadyExistError",
+    "ExperimentNotFoundError",
+    "FormatVersionError",
+    "InstantiationError",
+    "LoadObjectError",
+    "LockTimeoutError",
+    "LookAheadError",
+    "MissingArgumentError",
+    "NotAStoreError",
+    "NotInitializedError",
+    "NotSessionError",
+    "PickleRefusedError",
+    "PlaceholderError",
+    "QwfError",
+    "RecorderInitializationError",
+    "RecorderNotFoundError",
+    "RecorderStateError",
+    "SegmentError",
+    "SessionOutOfBoundsError",
+    "UnknownNameError",
+    "UnknownStatusError",
+    "UnsafeNameError",
+    "WriteError",
+    "WriteRefusedError",
+    "suggest",
+]
+
+
+def suggest(name: object, known: Iterable[object]) -> str:
+    """Return a clause that names the nearest of the known names, or lists a few of them."""
+    names = sorted(str(item) for item in known)
+    near = get_close_matches(str(name), names, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if not names:
+        return "there are none."
+    shown = ", ".join(repr(item) for item in names[:8])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"there are: {shown}{more}."
+
+
+class QwfError(Exception):
+    """Base class of all errors raised by qwf.
+
+    A subclass either passes one finished sentence, or keeps facts as attributes and builds
+    the sentence in ``__str__``.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+    def __str__(self) -> str:
+        # KeyError would print the repr of the sentence.
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+def _rebuild(cls: type[QwfError], args: tuple[Any, ...], facts: dict[str, Any]) -> QwfError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+# --- storage ---------------------------------------------------------------------------------
+
+
+class NotAStoreError(QwfError, NotADirectoryError):
+    """The path given as a store cannot be one."""
+
+
+class FormatVersionError(QwfError, RuntimeError):
+    """A file carries a format version that this qwf cannot read."""
+
+    def __init__(self, path: str | PathLike[str], *, found: object, readable: int) -> None:
+        super().__init__()
+        self.path, self.found, self.readable = path, found, readable
+
+    def __str__(self) -> str:
+        return (
+            f"cannot read {self.path}: it has format version {self.found!r}, and qwf {__version__} "
+            f"reads versions 1 to {self.readable}. Nothing was changed. Upgrade qwf."
+        )
+
+
+class CorruptRecordError(QwfError, ValueError):
+    """A file that qwf wrote does not hold what qwf writes."""
+
+    def __init__(self, path: str | PathLike[str], reason: str) -> None:
+        super().__init__()
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is damaged: {self.reason}. It was left in place. "
+            "Run `qwf check --repair STORE` to set damaged files aside."
+        )
+
+
+class UnsafeNameError(QwfError, ValueError):
+    """A name that cannot be the name of an experiment, artifact or metric."""
+
+    def __init__(self, what: str, name: object, reason: str) -> None:
+        super().__init__()
+        self.what, self.name, self.reason = what, name, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} cannot be the name of {self.what}: {self.reason}. Nothing was changed."
+        )
+
+
+class LockTimeoutError(QwfError, TimeoutError):
+    """Another process held a lock for longer than the caller was willing to wait."""
+
+    def __init__(self, path: str | PathLike[str], seconds: float) -> None:
+        super().__init__()
+        self.path, self.seconds = path, seconds
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} was still locked by another process after {self.seconds:g} s. "
+            "Nothing was changed. Try again, or look for a process that hangs on this store."
+        )
+
+
+class WriteError(QwfError, OSError):
+    """The operating system refused a write; the file keeps its old content."""
+
+    def __init__(self, path: str | PathLike[str], cause: OSError) -> None:
+        super().__init__(cause.errno, cause.strerror)
+        self.path, self.reason = path, cause.strerror or str(cause)
+        self.filename = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.errno, self.strerror), self.__dict__.copy())
+
+    def __str__(self) -> str:
+        return (
+            f"cannot write {self.path}: {self.reason}. What was there before is unchanged. "
+            "Free some space or choose another store, then try again."
+        )
+
+
+class WriteRefusedError(WriteError, PermissionError):
+    """The directory may not be written by this user, or is on a read-only mount."""
+
+    def __str__(self) -> str:
+        return (
+            f"cannot write {self.path}: {self.reason}. What was there before is unchanged. "
+            "The store can be read; to write, give this user permission or copy the store."
+        )
+
+
+# --- configuration ---------------------------------------------------------------------------
+
+
+class ConfigError(QwfError, ValueError):
+    """A setting that does not exist or has an impossible value."""
+
+
+class NotInitializedError(QwfError, AttributeError):
+    """``R`` was used before ``qwf.init``."""
+
+
+class UnknownNameError(QwfError, AttributeError):
+    """A public name that does not exist."""
+
+
+class InstantiationError(QwfError, TypeError):
+    """A configuration does not describe an object that can be built."""
+
+
+class PlaceholderError(QwfError, KeyError):
+    """A ``<PLACEHOLDER>`` that nothing fills."""
+
+
+# --- tracking --------------------------------------------------------------------------------
+
+
+class ExperimentNotFoundError(QwfError, ValueError):
+    """No experiment has this id or name."""
+
+    def __init__(
+        self, what: str, value: object, *, store: object, known: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.what, self.value, self.store, self.known = what, value, store, tuple(known)
+
+    def __str__(self) -> str:
+        return (
+            f"no experiment with {self.what} {self.value!r} in {self.store}; "
+            f"{suggest(self.value, self.known)}"
+        )
+
+
+class RecorderNotFoundError(QwfError, ValueError):
+    """No recorder has this id or name in the experiment."""
+
+    def __init__(
+        self, what: str, value: object, *, experiment: str, known: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.what, self.value, self.experiment, self.known = what, value, experiment, tuple(known)
+
+    def __str__(self) -> str:
+        return (
+            f"no recorder with {self.what} {self.value!r} in experiment {self.experiment!r}; "
+            f"{suggest(self.value, self.known)}"
+        )
+
+
+class ExpAlreadyExistError(QwfError):
+    """An experiment of this name exists already."""
+
+    def __init__(self, name: str, *, store: object) -> None:
+        super().__init__()
+        self.name, self.store = name, store
+
+    def __str__(self) -> str:
+        return (
+            f"experiment {self.name!r} exists already in {self.store}. Nothing was changed. "
+            "Use get_exp to open it, or choose another name."
+        )
+
+
+class RecorderInitializationError(QwfError, RuntimeError):
+    """The settings were to change while an experiment is active."""
+
+
+class RecorderStateError(QwfError, ValueError):
+    """A recorder was asked for something that its present state does not allow."""
+
+
+class MissingArgumentError(QwfError, AssertionError, ValueError):
+    """Neither an id nor a name was given."""
+
+
+class UnknownStatusError(QwfError, AssertionError, ValueError):
+    """A status that is not one of the recorder's."""
+
+    def __init__(self, status: object, known: Sequence[str]) -> None:
+        super().__init__()
+        self.status, self.known = status, tuple(known)
+
+    def __str__(self) -> str:
+        return (
+            f"unknown recorder status {self.status!r}; {suggest(self.status, self.known)} "
+            "Nothing was changed."
+        )
+
+
+class LoadObjectError(QwfError):
+    """An artifact could not be loaded."""
+
+
+class ArtifactNotFoundError(LoadObjectError, FileNotFoundError):
+    """The recorder has no artifact of this name."""
+
+    def __init__(self, name: str, *, recorder: object, known: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.name, self.recorder, self.known = name, recorder, tuple(known)
+
+    def __str__(self) -> str:
+        near = suggest(self.name, self.known)
+        return f"recorder {self.recorder} has no artifact {self.name!r}; {near}"
+
+
+class ArtifactCorruptError(LoadObjectError):
+    """The bytes of an artifact are not those that were saved."""
+
+    def __init__(self, path: str | PathLike[str], *, expected: str, found: str) -> None:
+        super().__init__()
+        self.path, self.expected, self.found = path, expected, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is damaged: {self.found}, recorded {self.expected}. "
+            "It was left in place. Save the object again, or restore the file from a copy of the store."
+        )
+
+
+class PickleRefusedError(LoadObjectError, PermissionError):
+    """The pickle policy does not allow what an artifact asks for."""
+
+
+# --- calendar and segments -------------------------------------------------------------------
+
+
+class SessionOutOfBoundsError(QwfError, KeyError, IndexError):
+    """A date or shift that lies outside the calendar."""
+
+
+class NotSessionError(QwfError, ValueError):
+    """A date that has to be a trading day or bar and is not."""
+
+
+class LookAheadError(QwfError, ValueError):
+    """What was asked for would use data from after the moment it may see."""
+
+
+class SegmentError(QwfError, ValueError):
+    """A segment that is unknown, empty, or starts after it ends."""
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+class DataError(QwfError, ValueError):
+    """Prices, features or labels that cannot be used as they are."""

@@ -1,0 +1,23 @@
+"""The release number, and the version of every disk format that this release writes and reads."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "EXPERIMENT_FORMAT",
+    "FRAME_FORMAT",
+    "JOURNAL_FORMAT",
+    "RECORDER_FORMAT",
+    "STORE_FORMAT",
+    "__version__",
+]
+
+__version__: Final = "0.1.0"
+
+# Integers, apart from the release number: a release that changes no format changes none of them.
+STORE_FORMAT: Final = 1  # qwf.json
+EXPERIMENT_FORMAT: Final = 1  # experiment.json
+RECORDER_FORMAT: Final = 1  # recorder.json
+JOURNAL_FORMAT: Final = 1  # metrics.*.journal
+FRAME_FORMAT: Final = 1  # the "qwf" entry in the metadata of a parquet artifact
