@@ -89,6 +89,8 @@ class Config:
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
         self.registered = False
+        self.generation = 0  # grows with every `init`
+        self.origin = ""  # the working directory at `init`, where relative paths start
 
     def __getattr__(self, name: str) -> Any:
         # Private names are looked up by copy and pickle before __init__ has run.
@@ -130,6 +132,8 @@ class Config:
         checked = _checked(values)
         self._values = checked
         self.registered = True
+        self.generation += 1
+        self.origin = os.getcwd()
 
 
 C: Final = Config()
@@ -165,8 +169,8 @@ def init(default_conf: str = "client", **settings: Any) -> None:
         ``logging_level`` : int or str
             Level of the logger ``qwf``.
         ``pickle_policy`` : {"trusted", "restricted", "never"}
-            Which pickled artifacts may be loaded; ``restricted`` loads only what NumPy, pandas,
-            qwf and the modules in ``pickle_allow`` define.
+            Which pickled artifacts may be loaded; ``restricted`` loads only plain containers,
+            dates, arrays, frames, and what the modules in ``pickle_allow`` define.
         ``pickle_allow`` : sequence of str
             Modules (with all below them) or ``module.Class`` names that ``restricted`` may load.
         ``skip_if_reg`` : bool, default False

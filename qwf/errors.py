@@ -32,10 +32,12 @@ __all__ = [
     "NotSessionError",
     "PickleRefusedError",
     "PlaceholderError",
+    "QlibException",
     "QwfError",
     "RecorderInitializationError",
     "RecorderNotFoundError",
     "RecorderStateError",
+    "SaveObjectError",
     "SegmentError",
     "SessionOutOfBoundsError",
     "UnknownNameError",
@@ -191,7 +193,7 @@ class InstantiationError(QwfError, TypeError):
     """A configuration does not describe an object that can be built."""
 
 
-class PlaceholderError(QwfError, KeyError):
+class PlaceholderError(QwfError, KeyError, AssertionError):
     """A ``<PLACEHOLDER>`` that nothing fills."""
 
 
@@ -296,7 +298,21 @@ class ArtifactCorruptError(LoadObjectError):
     def __str__(self) -> str:
         return (
             f"{self.path} is damaged: {self.found}, recorded {self.expected}. "
-            "It was left in place. Save the object again, or restore the file from a copy of the store."
+            "It was left in place. Save the object again, or restore the file from a copy."
+        )
+
+
+class SaveObjectError(QwfError, TypeError):
+    """An object that can be written in no form."""
+
+    def __init__(self, name: str, obj: object, cause: BaseException) -> None:
+        super().__init__()
+        self.name, self.kind, self.reason = name, type(obj).__name__, str(cause)
+
+    def __str__(self) -> str:
+        return (
+            f"cannot save artifact {self.name!r}: it is a {self.kind} that cannot be pickled "
+            f"({self.reason}). Nothing was saved. Give it __getstate__, or save its parts."
         )
 
 
@@ -328,3 +344,7 @@ class SegmentError(QwfError, ValueError):
 
 class DataError(QwfError, ValueError):
     """Prices, features or labels that cannot be used as they are."""
+
+
+# The name under which Qlib's users catch everything.
+QlibException = QwfError

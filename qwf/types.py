@@ -69,7 +69,7 @@ class Dataset(Protocol):
 
     ``config(dump_all=, recursive=)`` is called before the dataset is saved,
     ``config(handler_kwargs=, segments=)`` and ``setup_data(handler_kwargs=)`` when a saved
-    one is set up for later dates; 
+    one is set up for later dates;
     ``prepare(segment, col_set="label", data_key="raw")`` gives labels.
     """
 

@@ -1,0 +1,211 @@
+"""Plain Python data ↔ JSON, exactly: what comes back equals what went in, types included.
+
+JSON has no tuples, dates, NaN or keys that are not strings; these are written as an object with one
+``$`` key. What cannot be written exactly is refused with its place, never approximated.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from ..types import Json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["NotPlainError", "decode", "dump_json", "encode", "load_json"]
+
+# CPython refuses to print larger ones in decimal.
+_MAX_INT_BITS: Final = 13_000
+
+
+class NotPlainError(TypeError):
+    """A value that is not plain data; `place` says where in the whole it stands."""
+
+    def __init__(self, place: str, value: object) -> None:
+        super().__init__(place, value)
+        self.place, self.value = place, value
+
+    def __str__(self) -> str:
+        return f"{self.place or 'the value'} is a {type(self.value).__name__}, not plain data"
+
+
+def encode(value: object, place: str = "") -> Json:
+    """Return the JSON form of plain data.
+
+    Plain are None, bool, int, float, str, list, tuple, dict, date, datetime and
+    ``pandas.Timestamp``, by exact type (a subclass would come back as its base).
+
+    Raises
+    ------
+    NotPlainError
+        If the value, or one inside it, is not plain; also for a structure nested without end.
+
+    Examples
+    --------
+    >>> encode({"train": ("2020-01-01", None), 3: float("nan")})
+    {'$map': [['train', {'$tuple': ['2020-01-01', None]}], [3, {'$float': 'nan'}]]}
+    >>> decode(encode((1, [2.5])))
+    (1, [2.5])
+    """
+    try:
+        return _encode(value, place)
+    except RecursionError:
+        raise NotPlainError(place, value) from None
+
+
+def _encode(value: Any, place: str) -> Json:
+    kind = type(value)
+    if value is None or kind is str or kind is bool:
+        return value  # type: ignore[no-any-return]  # narrowed by exact type, which mypy cannot see
+    encoder = _ENCODERS.get(kind)
+    if encoder is None and _is_timestamp(value):
+        encoder = _encode_timestamp
+    if encoder is None:
+        raise NotPlainError(place, value)
+    return encoder(value, place)
+
+
+def _encode_int(value: int, place: str) -> Json:
+    if value.bit_length() > _MAX_INT_BITS:
+        raise NotPlainError(place, value)
+    return value
+
+
+def _encode_float(value: float, _: str) -> Json:
+    return value if math.isfinite(value) else {"$float": repr(value)}
+
+
+def _encode_list(value: list[Any], place: str) -> Json:
+    return [_encode(item, f"{place}[{number}]") for number, item in enumerate(value)]
+
+
+def _encode_tuple(value: tuple[Any, ...], place: str) -> Json:
+    return {"$tuple": [_encode(item, f"{place}[{number}]") for number, item in enumerate(value)]}
+
+
+def _encode_dict(value: dict[Any, Any], place: str) -> Json:
+    if all(type(key) is str for key in value) and not any(key[:1] == "$" for key in value):
+        return {
+            key: _encode(item, f"{place}.{key}" if place else key) for key, item in value.items()
+        }
+    pairs: list[Json] = []
+    for key, item in value.items():
+        inside = f"{place}[{key!r}]"
+        pairs.append([_encode(key, f"the key {key!r}"), _encode(item, inside)])
+    return {"$map": pairs}
+
+
+def _encode_date(value: datetime.date, _: str) -> Json:
+    return {"$date": value.isoformat()}
+
+
+def _encode_datetime(value: datetime.datetime, place: str) -> Json:
+    if (value.tzinfo is not None and value.tzinfo is not datetime.timezone.utc) or value.fold:
+        raise NotPlainError(place, value)
+    return {"$datetime": value.isoformat()}
+
+
+_ENCODERS: Final[dict[type, Callable[[Any, str], Json]]] = {
+    int: _encode_int,
+    float: _encode_float,
+    list: _encode_list,
+    tuple: _encode_tuple,
+    dict: _encode_dict,
+    datetime.date: _encode_date,
+    datetime.datetime: _encode_datetime,
+}
+
+
+def _is_timestamp(value: object) -> bool:
+    # A Timestamp can only be here if its module is loaded; importing pandas costs half a second.
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and (
+        type(value) is pandas.Timestamp or value is getattr(pandas, "NaT", None)
+    )
+
+
+def _encode_timestamp(value: pd.Timestamp, place: str) -> Json:
+    zone = None if value.tzinfo is None else str(value.tzinfo)
+    form: list[Json] = [str(value.tz_localize(None)), getattr(value, "unit", None), zone]
+    back = _decode_timestamp(form)
+    same = back is value or (back == value and type(back.tzinfo) is type(value.tzinfo))
+    if not same or getattr(value, "fold", False):
+        raise NotPlainError(place, value)
+    return {"$timestamp": form}
+
+
+def _decode_timestamp(form: list[Any]) -> Any:
+    import pandas as pd
+
+    text, unit, zone = form
+    moment = pd.Timestamp(text)
+    if unit is not None and moment is not pd.NaT:
+        moment = moment.as_unit(unit)
+    if zone is None:
+        return moment
+    try:
+        return moment.tz_localize(zone)
+    except (KeyError, ValueError, TypeError):
+        return moment
+
+
+_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "$tuple": lambda form: tuple(decode(item) for item in form),
+    "$map": lambda form: {decode(key): decode(item) for key, item in form},
+    "$float": float,
+    "$date": datetime.date.fromisoformat,
+    "$datetime": datetime.datetime.fromisoformat,
+    "$timestamp": _decode_timestamp,
+}
+
+
+def decode(form: Json) -> Any:
+    """Return the data that `encode` was given.
+
+    Raises
+    ------
+    ValueError
+        If `form` holds a ``$`` key that this release does not know.
+    """
+    if isinstance(form, list):
+        return [decode(item) for item in form]
+    if not isinstance(form, dict):
+        return form
+    if len(form) == 1:
+        ((key, inner),) = form.items()
+        if key[:1] == "$":
+            if key not in _DECODERS:
+                raise ValueError(f"unknown kind of value {key!r}; it was written by a newer qwf")
+            return _DECODERS[key](inner)
+    return {key: decode(item) for key, item in form.items()}
+
+
+def dump_json(value: Json, *, indent: int | None = None) -> bytes:
+    """Return JSON text in UTF-8 with a final newline."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    try:
+        text = json.dumps(
+            value, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators
+        )
+        return f"{text}\n".encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only the escaped form can hold
+        text = json.dumps(value, allow_nan=False, indent=indent, separators=separators)
+        return f"{text}\n".encode()
+
+
+def load_json(data: bytes) -> Json:
+    """Parse JSON text.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, or not UTF-8.
+    """
+    form: Json = json.loads(data.decode())
+    return form

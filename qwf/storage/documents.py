@@ -1,0 +1,162 @@
+"""One JSON file that several processes may change: read whole, changed by compare-and-swap.
+
+The rule of a change from revision N to N+1: link a complete private file to ``<name>.<N+1>`` (this
+never replaces, so one writer gets it), look that the file is still at N, and rename the link over
+the file. While the link exists nobody can pass revision N, so no change is lost even where locks
+exclude nobody; the lock only keeps writers from competing. A link left by a crash is published or
+dropped by the next writer.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from ..errors import CorruptRecordError, FormatVersionError, LockTimeoutError
+from . import fsio
+from .codec import dump_json, load_json
+from .lock import LOCK_SECONDS, hold
+
+__all__ = ["Document", "encode_document", "new_document", "read_document", "update_document"]
+
+Document: TypeAlias = dict[str, Any]
+
+# A claim older than this belongs to a writer that died or sleeps; a living one needs milliseconds.
+_CLAIM_SECONDS: Final = 5.0
+
+
+def new_document(kind: str, version: int, **fields: Any) -> Document:
+    """Return the first revision of a document."""
+    return {"format": kind, "version": version, "revision": 1, **fields}
+
+
+def encode_document(document: Document) -> bytes:
+    """Return the bytes of a document: indented JSON, for people with `cat`."""
+    return dump_json(document, indent=1)
+
+
+def read_document(path: Path, *, kind: str, version: int) -> Document:
+    """Read a document and check that it is one that this release understands.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    CorruptRecordError
+        If it is not a document of this kind.
+    FormatVersionError
+        If a newer qwf wrote it.
+
+    Notes
+    -----
+    *Readers* take no lock and see one revision, never a mixture.
+    """
+    return parse_document(fsio.read_bytes(path), path, kind=kind, version=version)
+
+
+def parse_document(data: bytes, path: Path, *, kind: str, version: int) -> Document:
+    """Parse and check the bytes of a document that were read from `path`."""
+    try:
+        document = load_json(data)
+    except ValueError as error:
+        reason = "it is empty" if not data.strip() else f"it is not whole JSON ({error})"
+        raise CorruptRecordError(path, reason) from error
+    if not isinstance(document, dict) or document.get("format") != kind:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise CorruptRecordError(path, f"expected format {kind!r} and found {found!r}")
+    found_version = document.get("version")
+    if not isinstance(found_version, int) or not 1 <= found_version <= version:
+        raise FormatVersionError(path, found=found_version, readable=version)
+    if not isinstance(document.get("revision"), int):
+        raise CorruptRecordError(path, "it has no revision number")
+    return document
+
+
+def update_document(
+    path: Path,
+    change: Callable[[Document], Document],
+    *,
+    kind: str,
+    version: int,
+    seconds: float = LOCK_SECONDS,
+) -> Document:
+    """Change a document; concurrent changes are applied one after the other, none is lost.
+
+    Parameters
+    ----------
+    path : Path
+        An existing document.
+    change : callable
+        Gets the present document (its own copy) and returns the new one; it may be called again
+        with a newer revision, so it must have no other effect. Raising leaves all as it was.
+    seconds : float
+        How long to compete with other writers.
+
+    Returns
+    -------
+    dict
+        The document as committed; durable.
+
+    Notes
+    -----
+    *Readers* see the old or the new revision. *A crash* leaves the old revision, or the new one
+    with or without a claim file ``<name>.<revision>``, which the next change settles.
+    """
+    deadline = time.monotonic() + seconds
+    with hold(path.parent / f".{path.name}.lock", seconds=seconds):
+        while True:
+            present = read_document(path, kind=kind, version=version)
+            revision = present["revision"]
+            changed = {**change(present), "revision": revision + 1}
+            if _commit(path, changed, kind=kind, version=version):
+                return changed
+            if time.monotonic() > deadline:
+                raise LockTimeoutError(path, seconds)
+
+
+def _commit(path: Path, changed: Document, *, kind: str, version: int) -> bool:
+    """Publish `changed` if the document is still at the revision before it."""
+    claim = path.with_name(f"{path.name}.{changed['revision']}")
+    temporary = fsio.write_temporary(path, encode_document(changed))
+    if not fsio.create_exclusive(temporary, claim, durable=False):
+        _settle(path, claim, kind=kind, version=version)
+        return False
+    present = read_document(path, kind=kind, version=version)
+    if present["revision"] != changed["revision"] - 1:
+        # Someone else made this revision, published it and freed its name before we took it.
+        fsio.remove_file(claim)
+        return False
+    try:
+        fsio.replace_with(claim, path)
+    except FileNotFoundError:
+        # Somebody who took us for dead has published our claim, or the reply was lost (NFS v3).
+        # A claim disappears only by being published, or by its owner's hand.
+        return True
+    return True
+
+
+def _settle(path: Path, claim: Path, *, kind: str, version: int) -> None:
+    """Wait for the owner of a claim; publish it if the owner seems dead."""
+    try:
+        if _age(claim) < _CLAIM_SECONDS:
+            time.sleep(random.uniform(0.001, 0.01))
+            return
+        present = read_document(path, kind=kind, version=version)
+        if claim.name == f"{path.name}.{present['revision'] + 1}":
+            fsio.replace_with(claim, path)
+        else:
+            fsio.remove_file(claim)
+    except FileNotFoundError:
+        return
+
+
+def _age(path: Path) -> float:
+    """Return a file's age in seconds by the file server's clock."""
+    probe = fsio.write_temporary(path, b"", durable=False)
+    try:
+        return fsio.modified_at(probe) - fsio.modified_at(path)
+    finally:
+        fsio.remove_file(probe)

@@ -1,0 +1,448 @@
+"""The only caller of the operating system's write calls, and the owner of their order.
+
+Every change is one of four: replace a file, create a file exclusively, publish a directory whole,
+move an entry. The crash harness replaces `os` in this module to die at, or record, each step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ..errors import WriteError, WriteRefusedError
+
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "AppendFile",
+    "copy_whole",
+    "create_exclusive",
+    "exists",
+    "fsync_directory",
+    "is_temporary",
+    "list_names",
+    "make_directories",
+    "modified_at",
+    "move",
+    "publish_directory",
+    "read_bytes",
+    "remove_file",
+    "remove_tree",
+    "replace_with",
+    "write_atomic",
+    "write_temporary",
+]
+
+# Names with this prefix are never data: a reader ignores them, the check removes old ones.
+TEMPORARY_PREFIX: Final = ".tmp-"
+
+_CHUNK: Final = 1 << 20
+_READ_ATTEMPTS: Final = 5
+
+_T = TypeVar("_T")
+_counter = itertools.count()
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that an unfinished write may have left."""
+    return name.startswith(TEMPORARY_PREFIX)
+
+
+def _temporary_beside(path: Path) -> Path:
+    # Host, pid and time make the name unique on a shared mount; `open` with O_EXCL proves it.
+    host = socket.gethostname().partition(".")[0][:32]
+    token = f"{host}-{os.getpid()}-{time.time_ns():x}-{next(_counter)}"
+    return path.parent / f"{TEMPORARY_PREFIX}{token}"
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of a write into an error that names the file and what to do."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        raise (WriteRefusedError if refused else WriteError)(path, error) from error
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable: a rename lives in the directory, not in the file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE filesystems have no fsync of directories; they order renames
+        # themselves or promise nothing that another call could improve.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_temporary(path: Path, data: bytes, *, durable: bool = True) -> Path:
+    """Write `data` to a new private file beside `path` and return its name.
+
+    Parameters
+    ----------
+    path : Path
+        The file that the data are meant for; its directory must exist.
+    data : bytes
+        Complete content.
+    durable : bool, default True
+        Whether the content is on stable storage when this returns.
+
+    Raises
+    ------
+    WriteError
+        If the system refuses; the private file is removed again.
+    """
+    temporary = _temporary_beside(path)
+    with _writing(path):
+        # 0o666 less the umask: files of a shared store stay readable for the group.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                _write_all(descriptor, data)
+                if durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            _forget(temporary)
+            raise
+    return temporary
+
+
+def _forget(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def replace_with(temporary: Path, path: Path, *, durable: bool = True) -> None:
+    """Rename a finished private file over `path`, in the same directory.
+
+    Notes
+    -----
+    *Readers* see the old or the new content. *A crash* leaves one of them.
+    """
+    with _writing(path):
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            _forget(temporary)
+            raise
+        if durable:
+            fsync_directory(path.parent)
+
+
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace the file at `path` with `data`, all of it or none of it.
+
+    Parameters
+    ----------
+    path : Path
+        File to create or replace. Its directory must exist.
+    data : bytes
+        Complete new content.
+    durable : bool, default True
+        Return only once content and name are on stable storage. ``False`` keeps the replacement
+        atomic for readers and leaves power loss to the system.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the directory of `path` does not exist.
+    WriteError
+        If the system refuses the write; `path` keeps its old content.
+
+    Notes
+    -----
+    *Readers* see the old or the new content, never a mixture. *Writers* racing on one path leave
+    the content of one of them. *A crash* leaves the old or the new content and possibly one
+    temporary file, which the check removes.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as root:
+    ...     write_atomic(Path(root, "note.json"), b"{}")
+    ...     read_bytes(Path(root, "note.json"))
+    b'{}'
+    """
+    replace_with(write_temporary(path, data, durable=durable), path, durable=durable)
+
+
+def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bool:
+    """Give a finished private file the name `path`, unless that name is taken.
+
+    Returns
+    -------
+    bool
+        Whether this call created `path`. The private name is gone either way.
+
+    Notes
+    -----
+    Uses ``link``, which never replaces; on NFS a lost reply makes a successful ``link`` report
+    EEXIST, so the inode decides. *Readers* see nothing or the whole file.
+    """
+    with _writing(path):
+        try:
+            try:
+                os.link(temporary, path)
+                created = True
+            except FileExistsError:
+                created = _same_inode(temporary, path)
+        finally:
+            _forget(temporary)
+        if created and durable:
+            fsync_directory(path.parent)
+    return created
+
+
+def _same_inode(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(os.stat(one), os.stat(other))
+    except FileNotFoundError:
+        return False
+
+
+def make_directories(path: Path) -> None:
+    """Create a directory and its parents, each durable in its parent. Existing ones are kept."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    with _writing(missing[0] if missing else path):
+        for directory in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory)
+            fsync_directory(directory.parent)
+
+
+def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
+    """Create a directory together with its first files, all at once.
+
+    Parameters
+    ----------
+    path : Path
+        The directory to create; its parent must exist.
+    files : mapping of str to bytes
+        Names relative to `path` (no subdirectories) and contents.
+
+    Returns
+    -------
+    bool
+        Whether this call created it; False when somebody else did before.
+
+    Notes
+    -----
+    *Readers* never see the directory without its files. *Racing writers*: one wins. *A crash*
+    leaves nothing, the whole directory, or a temporary directory that the check removes.
+    """
+    temporary = _temporary_beside(path)
+    with _writing(path):
+        os.mkdir(temporary)
+        try:
+            for name, data in files.items():
+                descriptor = os.open(temporary / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                try:
+                    _write_all(descriptor, data)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            fsync_directory(temporary)
+            try:
+                os.rename(temporary, path)
+                created = True
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise
+                created = False
+        except BaseException:
+            remove_tree(temporary)
+            raise
+        if created:
+            fsync_directory(path.parent)
+        else:
+            remove_tree(temporary)
+    return created
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename an entry to a free name, possibly in another directory of the same filesystem.
+
+    Raises
+    ------
+    FileExistsError
+        If a file or a non-empty directory has the name `target`.
+    """
+    with _writing(source):
+        if os.path.lexists(target):
+            raise WriteError(target, FileExistsError(errno.EEXIST, "the name is taken"))
+        os.rename(source, target)
+        fsync_directory(target.parent)
+        if source.parent != target.parent:
+            fsync_directory(source.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file; a file that is not there is no error."""
+    with _writing(path), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all below it; what others remove meanwhile is no error.
+
+    Symbolic links are removed, not followed.
+    """
+    with _writing(path), contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+        for name in os.listdir(path):
+            remove_tree(path / name)
+        os.rmdir(path)
+
+
+def copy_whole(source: Path, near: Path) -> tuple[Path, int, str]:
+    """Copy a file to a new private file beside `near`, durable.
+
+    Returns
+    -------
+    tuple of (Path, int, str)
+        The private file, its size in bytes, its sha256 in hex.
+    """
+    temporary = _temporary_beside(near)
+    digest = hashlib.sha256()
+    size = 0
+    with source.open("rb") as reader, _writing(near):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                while chunk := reader.read(_CHUNK):
+                    _write_all(descriptor, chunk)
+                    digest.update(chunk)
+                    size += len(chunk)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            _forget(temporary)
+            raise
+    return temporary, size, digest.hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Notes
+    -----
+    On network filesystems a file that another node replaces may fail once with ESTALE; the name
+    is then looked up again.
+    """
+    return _retry_stale(lambda: _read_once(path))
+
+
+def _read_once(path: Path) -> bytes:
+    # Three system calls and one copy; `Path.read_bytes` makes about twice as many.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        size = os.fstat(descriptor).st_size
+        data = os.read(descriptor, size + 1)
+        if len(data) == size:
+            return data
+        parts = [data]
+        while part := os.read(descriptor, _CHUNK):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def list_names(path: Path) -> list[str]:
+    """Return the names in a directory, unsorted, without temporary ones; none if it is missing."""
+    try:
+        names = _retry_stale(lambda: os.listdir(path))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if not is_temporary(name)]
+
+
+def exists(path: Path) -> bool:
+    """Whether there is an entry of this name, be it a broken link.
+
+    On NFS a "no" may be up to half a minute old, so it must only save work, never decide.
+    """
+    return os.path.lexists(path)
+
+
+def modified_at(path: Path) -> float:
+    """Return a file's modification time on the file server's clock, in seconds since the epoch."""
+    # `stat` may answer from the client's cache for seconds; `fstat` after `open` asks the server.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+
+
+def _retry_stale(call: Callable[[], _T]) -> _T:
+    for _ in range(_READ_ATTEMPTS - 1):
+        try:
+            return call()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return call()
+
+
+class AppendFile:
+    """A file that only this process appends to.
+
+    Notes
+    -----
+    Each `append` is one ``write`` call, so that *readers* see whole chunks except at the very end
+    of the file, and a killed process has lost nothing that `append` returned from. Power loss
+    loses what `sync` has not covered.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _writing(path):
+            existed = os.path.lexists(path)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            if not existed:
+                fsync_directory(path.parent)
+
+    def append(self, data: bytes) -> None:
+        """Append all of `data`."""
+        with _writing(self.path):
+            _write_all(self._descriptor, data)
+
+    def sync(self) -> None:
+        """Return once everything appended is on stable storage."""
+        with _writing(self.path):
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file; it does not imply `sync`."""
+        os.close(self._descriptor)

@@ -1,0 +1,86 @@
+"""An append-only log with one writer per file: checksummed lines of JSON.
+
+The first line is ``qwf-journal/1``; every other is eight hex digits of CRC-32, a blank, and JSON.
+A last line without its newline was never acknowledged and is passed over; any other bad line is
+damage.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ..errors import CorruptRecordError, FormatVersionError
+from ..types import Json
+from ..version import JOURNAL_FORMAT
+from . import fsio
+from .codec import dump_json, load_json
+
+__all__ = ["JournalWriter", "read_journal"]
+
+_MAGIC: Final = b"qwf-journal/"
+
+
+class JournalWriter:
+    """The one writer of a journal file, which must not exist yet.
+
+    Notes
+    -----
+    An appended entry is visible to readers at once and survives the death of this process;
+    `sync` makes it survive the loss of power.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = fsio.AppendFile(path)
+        self._header = b"%s%d\n" % (_MAGIC, JOURNAL_FORMAT)
+
+    def append(self, entry: Json) -> None:
+        """Append one entry."""
+        body = dump_json(entry)
+        line = b"%s%08x %s" % (self._header, zlib.crc32(body), body)
+        self._file.append(line)
+        self._header = b""
+
+    def sync(self) -> None:
+        """Return once all entries are on stable storage."""
+        self._file.sync()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_journal(path: Path) -> Iterator[Json]:
+    """Yield the entries of a journal, oldest first.
+
+    Raises
+    ------
+    CorruptRecordError
+        At a damaged line; the entries before it were yielded.
+    FormatVersionError
+        If a newer qwf wrote it.
+
+    Notes
+    -----
+    May be called while the writer appends: it yields the entries that were whole at the start.
+    """
+    lines = fsio.read_bytes(path).split(b"\n")
+    lines.pop()  # empty after the last newline, or torn and never acknowledged
+    if not lines:
+        return
+    _check_header(path, lines[0])
+    for number, line in enumerate(lines[1:], start=2):
+        body = line[9:] + b"\n"
+        if line[:8] != b"%08x" % zlib.crc32(body):
+            raise CorruptRecordError(path, f"line {number} does not match its checksum")
+        yield load_json(body)
+
+
+def _check_header(path: Path, line: bytes) -> None:
+    magic, version = line[: len(_MAGIC)], line[len(_MAGIC) :]
+    if magic != _MAGIC or not version.isdigit():
+        raise CorruptRecordError(path, "line 1 is not the header of a journal")
+    if int(version) > JOURNAL_FORMAT:
+        raise FormatVersionError(path, found=int(version), readable=JOURNAL_FORMAT)

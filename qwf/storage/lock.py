@@ -1,0 +1,63 @@
+"""Mutual exclusion between processes and nodes, by a lock file inside the store.
+
+A lock here only makes conflicts rare. What must not be lost is committed by compare-and-swap
+(`documents`), because on some network mounts a lock excludes nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from ..errors import LockTimeoutError, WriteRefusedError
+
+__all__ = ["LOCK_SECONDS", "hold"]
+
+# Longer than any write under a lock takes, short enough that a hung peer is noticed.
+LOCK_SECONDS: Final = 60.0
+
+# Critical sections last about a millisecond; filelock's own default would sleep 50.
+_POLL_SECONDS: Final = 0.002
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock file at `path` for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    path : Path
+        The lock file; its directory must exist. The file stays when the lock is released.
+    seconds : float, default 60
+        How long to wait for another holder.
+
+    Raises
+    ------
+    LockTimeoutError
+        If another process or thread held it all the time.
+    WriteRefusedError
+        If the directory may not be written.
+
+    Notes
+    -----
+    *A crash* of the holder releases the lock (the kernel does). Threads of one process exclude
+    each other too. It is not reentrant.
+    """
+    lock = FileLock(path, timeout=seconds, poll_interval=_POLL_SECONDS, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise LockTimeoutError(path, seconds) from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise WriteRefusedError(path.parent, error) from error
+        raise
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,252 @@
+"""The artifacts of one recorder: files under ``artifacts/``, known by the entries of its record.
+
+The record decides what exists. A new artifact's file is in place before its entry is committed; an
+overwritten one is first announced (its entry holds both digests), then replaced, then settled. At
+every moment, and after a crash at any of them, the file is whole and its digest is a recorded one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import ArtifactCorruptError, ArtifactNotFoundError, UnsafeNameError
+from ..storage import fsio, layout
+from ..storage.artifacts import FILE, Digest, dump_object, load_object, measure
+from ..storage.documents import Document
+from ..storage.lock import hold
+from .metadata import ArtifactEntry, parse_artifact
+
+__all__ = ["ArtifactArea", "Staged", "files_below", "joined"]
+
+# A reader that meets a writer looks again; a writer that overwrites without pause could always win.
+_READ_ATTEMPTS: Final = 20
+
+
+def joined(artifact_path: str | None, name: str) -> str:
+    """Return the name of an artifact below an artifact path."""
+    return f"{artifact_path.rstrip('/')}/{name}" if artifact_path else name
+
+
+def files_below(directory: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files below a directory of the user's, each with its name relative to it."""
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            yield path.relative_to(directory).as_posix(), path
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An artifact whose bytes are in a durable private file, not yet under its name."""
+
+    name: str
+    path: Path
+    temporary: Path
+    entry: ArtifactEntry
+
+
+@contextlib.contextmanager
+def _dropping_on_error(staged: Iterable[Staged]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for one in staged:
+            with contextlib.suppress(OSError):
+                fsio.remove_file(one.temporary)
+        raise
+
+
+class ArtifactArea:
+    """The artifacts below one recorder's directory.
+
+    Parameters
+    ----------
+    directory : Path
+        The recorder's directory.
+    read : callable
+        Returns the recorder's present document.
+    update : callable
+        Commits a change of it and returns it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        read: Callable[[], Document],
+        update: Callable[[Callable[[Document], Document]], Document],
+    ) -> None:
+        self.directory = directory
+        self.root = directory / layout.ARTIFACTS
+        self._read = read
+        self._update = update
+
+    def entries(self) -> dict[str, ArtifactEntry]:
+        """Return what the record says of each artifact."""
+        forms = self._read()["artifacts"]
+        return {name: parse_artifact(form) for name, form in forms.items()}
+
+    # --- writing ---
+
+    def save_objects(self, objects: Mapping[str, Any]) -> None:
+        """Save objects under names; if one cannot be saved, none is."""
+        for name in objects:
+            layout.split_artifact_name(name)
+        encoded = {name: dump_object(name, obj) for name, obj in objects.items()}
+        staged: list[Staged] = []
+        with _dropping_on_error(staged):
+            for name, (kind, data) in encoded.items():
+                path = self._prepared(name)
+                temporary = fsio.write_temporary(path, data)
+                staged.append(Staged(name, path, temporary, ArtifactEntry(kind, measure(data))))
+            self._publish(staged)
+
+    def save_files(self, files: Mapping[str, Path]) -> None:
+        """Copy the user's files to names; if one cannot be read, none is kept."""
+        for name in files:
+            layout.split_artifact_name(name)
+        staged: list[Staged] = []
+        with _dropping_on_error(staged):
+            for name, source in files.items():
+                path = self._prepared(name)
+                temporary, size, sha256 = fsio.copy_whole(source, path)
+                entry = ArtifactEntry(FILE, Digest(size, sha256))
+                staged.append(Staged(name, path, temporary, entry))
+            self._publish(staged)
+
+    def _prepared(self, name: str) -> Path:
+        _refuse_collision(name, self._read()["artifacts"])
+        path = layout.artifact_path(self.root, name)
+        fsio.make_directories(path.parent)
+        return path
+
+    def _publish(self, staged: list[Staged]) -> None:
+        if not staged:
+            return
+        with hold(self.directory / f".{layout.ARTIFACTS}.lock"):
+            known = self.entries()
+            for one in staged:
+                _refuse_collision(one.name, known)
+            fresh = [one for one in staged if one.name not in known]
+            overwriting = [one for one in staged if one.name in known]
+            _place(fresh)
+            entries = {one.name: one.entry for one in fresh}
+            for one in overwriting:
+                before = _on_disk(one.path, known[one.name])
+                entries[one.name] = replace(one.entry, replaces=before)
+            self._update(_setting(entries))
+            if overwriting:
+                _place(overwriting)
+                self._update(_setting({one.name: one.entry for one in overwriting}))
+
+    # --- reading ---
+
+    def load(self, name: str, **reading: Any) -> Any:
+        """Load an artifact; `reading` is passed to `qwf.storage.artifacts.load_object`."""
+        return self._settled(
+            name, lambda path, entry: load_object(path, entry.kind, entry.accepted, **reading)
+        )
+
+    def verified_path(self, name: str) -> Path:
+        """Return the file that holds an artifact, once its bytes are those recorded."""
+
+        def check(path: Path, entry: ArtifactEntry) -> Path:
+            found = measure(fsio.read_bytes(path))
+            if found not in entry.accepted:
+                raise ArtifactCorruptError(path, expected=str(entry.digest), found=str(found))
+            return path
+
+        return self._settled(name, check)  # type: ignore[no-any-return]  # what `check` returns
+
+    def _settled(self, name: str, read: Callable[[Path, ArtifactEntry], Any]) -> Any:
+        """Read one artifact; if its entry changed meanwhile, read again."""
+        path = layout.artifact_path(self.root, name)
+        entry = self._entry(name)
+        for _ in range(_READ_ATTEMPTS):
+            try:
+                return read(path, entry)
+            except (ArtifactCorruptError, FileNotFoundError) as error:
+                before, entry = entry, self._entry(name)
+                if entry == before:
+                    raise self._damage(path, entry, error) from error
+        return read(path, entry)
+
+    @staticmethod
+    def _damage(path: Path, entry: ArtifactEntry, error: Exception) -> Exception:
+        if isinstance(error, ArtifactCorruptError):
+            return error
+        return ArtifactCorruptError(path, expected=str(entry.digest), found="the file is missing")
+
+    def _entry(self, name: str) -> ArtifactEntry:
+        entries = self.entries()
+        if name not in entries:
+            raise ArtifactNotFoundError(name, recorder=self.directory.name, known=list(entries))
+        return entries[name]
+
+    def list_below(self, artifact_path: str | None = None) -> list[str]:
+        """Return names of artifacts and directories one level below a path, sorted."""
+        prefix = f"{artifact_path.strip('/')}/" if artifact_path else ""
+        below = (name for name in self._read()["artifacts"] if name.startswith(prefix))
+        return sorted({prefix + name[len(prefix) :].partition("/")[0] for name in below})
+
+    def copy_out(self, name: str, target: Path) -> Path:
+        """Copy an artifact, or a directory of them, to a directory of the user's."""
+        names = self._names_at(name)
+        for one in names:
+            destination = target.joinpath(*layout.split_artifact_name(one))
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            source = self.verified_path(one)
+            partial = destination.with_name(f"{destination.name}.partial")
+            shutil.copyfile(source, partial)
+            os.replace(partial, destination)
+        return target.joinpath(*layout.split_artifact_name(name))
+
+    def path_of(self, name: str) -> Path:
+        """Return where an artifact, or a directory of them, lies in the store."""
+        for one in self._names_at(name):
+            self.verified_path(one)
+        return layout.artifact_path(self.root, name)
+
+    def _names_at(self, name: str) -> list[str]:
+        known = self.entries()
+        if name in known:
+            return [name]
+        layout.split_artifact_name(name)
+        inside = [one for one in known if one.startswith(f"{name}/")]
+        if not inside:
+            raise ArtifactNotFoundError(name, recorder=self.directory.name, known=list(known))
+        return inside
+
+
+def _refuse_collision(name: str, known: Iterable[str]) -> None:
+    """Refuse a name that would have to be a file and a directory at once."""
+    for other in known:
+        if other.startswith(f"{name}/") or name.startswith(f"{other}/"):
+            raise UnsafeNameError("an artifact", name, f"the recorder has {other!r} already")
+
+
+def _place(staged: list[Staged]) -> None:
+    for one in staged:
+        fsio.replace_with(one.temporary, one.path, durable=False)
+    for parent in {one.path.parent for one in staged}:
+        fsio.fsync_directory(parent)
+
+
+def _on_disk(path: Path, entry: ArtifactEntry) -> Digest | None:
+    """Return the digest of the bytes that are there now, before they are replaced."""
+    if entry.replaces is None:
+        return entry.digest
+    try:  # an earlier overwrite was cut off: the file tells on which side of its rename
+        return measure(fsio.read_bytes(path))
+    except FileNotFoundError:
+        return None
+
+
+def _setting(entries: Mapping[str, ArtifactEntry]) -> Callable[[Document], Document]:
+    forms = {name: entry.as_json() for name, entry in entries.items()}
+    return lambda document: {**document, "artifacts": {**document["artifacts"], **forms}}

@@ -1,0 +1,368 @@
+"""The experiments of a store, and which run is active where: per thread, task and manager."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any, Final
+
+from ..config import C, add_guard
+from ..errors import (
+    ExpAlreadyExistError,
+    ExperimentNotFoundError,
+    MissingArgumentError,
+    RecorderInitializationError,
+    RecorderStateError,
+    UnknownStatusError,
+)
+from ..storage import layout
+from .experiment import Experiment
+from .metadata import ExperimentRecord
+from .recorder import Recorder
+from .store import Store
+
+__all__ = ["ExpManager", "default_manager"]
+
+_logger: Final = logging.getLogger("qwf.tracking")
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One entry of what is active: a started run, or (without experiment) another uri."""
+
+    manager: ExpManager
+    uri: str | None
+    experiment: Experiment | None
+
+
+# Innermost last. A new thread starts with none, an asyncio task with its creator's.
+_layers: ContextVar[tuple[_Layer, ...]] = ContextVar("qwf_active", default=())
+
+
+class ExpManager:
+    """Creates, finds, starts and ends the experiments of a store.
+
+    Parameters
+    ----------
+    uri : str or path
+        The directory of the store, or a ``file:`` URI. A relative one is resolved now.
+    default_exp_name : str, default "Experiment"
+        The experiment that is meant when none is named.
+
+    Notes
+    -----
+    A run that is started while another is active becomes the active one, and when it ends the
+    other is active again. What is active belongs to the thread or asyncio task that started it.
+    """
+
+    def __init__(
+        self,
+        uri: str | PathLike[str],
+        default_exp_name: str = "Experiment",
+        *,
+        base: str | PathLike[str] = "",
+    ) -> None:
+        self._base = base
+        self.default_exp_name = default_exp_name
+        self._stores: dict[str, Store] = {}
+        self.default_uri = fspath(uri)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(uri={self.uri!r})"
+
+    # --- where ---
+
+    @property
+    def default_uri(self) -> str:
+        """The store that is meant outside of `uri_context` and ``start_exp(uri=...)``."""
+        return self._default_uri
+
+    @default_uri.setter
+    def default_uri(self, uri: str | PathLike[str]) -> None:
+        text = fspath(uri)
+        self._store_at(text)
+        self._default_uri = text
+
+    @property
+    def uri(self) -> str:
+        """The store that is meant here and now, as it was given."""
+        for layer in reversed(self._own_layers()):
+            if layer.uri is not None:
+                return layer.uri
+        return self._default_uri
+
+    @property
+    def store(self) -> Store:
+        """The store that is meant here and now."""
+        return self._store_at(self.uri)
+
+    def _store_at(self, uri: str) -> Store:
+        # Resolved once: a later chdir does not move a store.
+        if uri not in self._stores:
+            self._stores[uri] = Store(layout.parse_uri(uri, base=self._base))
+        return self._stores[uri]
+
+    @contextlib.contextmanager
+    def uri_context(self, uri: str | PathLike[str]) -> Iterator[None]:
+        """Mean another store for the length of a ``with`` block, in this thread or task."""
+        text = fspath(uri)
+        self._store_at(text)
+        layer = _Layer(self, text, None)
+        _push(layer)
+        try:
+            yield
+        finally:
+            _remove(layer)
+
+    # --- what is active ---
+
+    def _own_layers(self) -> list[_Layer]:
+        return [layer for layer in _layers.get() if layer.manager is self]
+
+    def _active_layer(self) -> _Layer | None:
+        for layer in reversed(self._own_layers()):
+            if layer.experiment is not None:
+                return layer
+        return None
+
+    @property
+    def active_experiment(self) -> Experiment | None:
+        """The experiment started last and not ended, in this thread or task."""
+        layer = self._active_layer()
+        return None if layer is None else layer.experiment
+
+    def start_exp(
+        self,
+        *,
+        experiment_id: str | None = None,
+        experiment_name: str | None = None,
+        recorder_id: str | None = None,
+        recorder_name: str | None = None,
+        uri: str | PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> Experiment:
+        """Start a recorder and make its experiment the active one.
+
+        Parameters
+        ----------
+        experiment_id, experiment_name : str, optional
+            The experiment; created when only a name is given and it does not exist.
+        recorder_id, recorder_name, resume
+            See `Experiment.start`.
+        uri : str or path, optional
+            Another store, until this run ends.
+
+        Returns
+        -------
+        Experiment
+            Its ``active_recorder`` is RUNNING.
+
+        Raises
+        ------
+        ExperimentNotFoundError, RecorderNotFoundError
+            If an id does not exist. Then nothing was started, and what was active is as before.
+        """
+        text = None if uri is None else fspath(uri)
+        with contextlib.ExitStack() as stack:
+            if text is not None:
+                stack.enter_context(self.uri_context(text))
+            experiment = self._find_or_create(experiment_id, experiment_name)
+            experiment.start(recorder_id=recorder_id, recorder_name=recorder_name, resume=resume)
+            # The run keeps the store it was started in, whatever becomes the default.
+            uri_now = self.uri
+        _push(_Layer(self, uri_now, experiment))
+        return experiment
+
+    def end_exp(self, recorder_status: str = Recorder.STATUS_S) -> None:
+        """End the active recorder with a status; what was active before it is active again.
+
+        Raises
+        ------
+        UnknownStatusError
+            If a run is active and the status is none of the recorder's. It stays active.
+        """
+        layer = self._active_layer()
+        if layer is None or layer.experiment is None:
+            return
+        if recorder_status not in Recorder.STATUSES:
+            raise UnknownStatusError(recorder_status, Recorder.STATUSES)
+        try:
+            layer.experiment.end(recorder_status)
+        finally:
+            _remove(layer)
+
+    # --- experiments ---
+
+    def create_exp(self, experiment_name: str | None = None) -> Experiment:
+        """Create an experiment.
+
+        Raises
+        ------
+        MissingArgumentError
+            If no name is given.
+        ExpAlreadyExistError
+            If it exists.
+        """
+        if experiment_name is None:
+            raise MissingArgumentError("create_exp needs an experiment_name.")
+        store = self.store
+        return _experiment(store, store.create_experiment(experiment_name))
+
+    def get_exp(
+        self,
+        *,
+        experiment_id: str | None = None,
+        experiment_name: str | None = None,
+        create: bool = True,
+        start: bool = False,
+    ) -> Experiment:
+        """Return the experiment that is meant.
+
+        Without id and name it is the active one; if none is active, the default one. An id wins
+        over a name.
+
+        Parameters
+        ----------
+        experiment_id, experiment_name : str, optional
+        create : bool, default True
+            Create the experiment when there is none of that name (an id cannot be created).
+        start : bool, default False
+            If nothing is active, start a new recorder in it and make it active.
+
+        Raises
+        ------
+        ExperimentNotFoundError
+            If there is none, and none was to be created.
+        """
+        active = self.active_experiment
+        if experiment_id is None and experiment_name is None and active is not None:
+            return active
+        name = experiment_name
+        if experiment_id is None and name is None:
+            name = self.default_exp_name
+        if create:
+            experiment = self._find_or_create(experiment_id, name)
+        else:
+            experiment = self._find(experiment_id, name)
+        if active is not None and active == experiment:
+            return active
+        if active is None and start:
+            experiment.start()
+            _push(_Layer(self, self.uri, experiment))
+        return experiment
+
+    def find_exp(self) -> Experiment | None:
+        """Return the experiment that is meant when none is named, or None; creates nothing."""
+        with contextlib.suppress(ExperimentNotFoundError):
+            return self.get_exp(create=False)
+        return None
+
+    def _find(self, experiment_id: str | None, name: str | None) -> Experiment:
+        store = self.store
+        if experiment_id is not None:
+            record = store.read_experiment(experiment_id)
+            what, value = "id", experiment_id
+        else:
+            value = name or self.default_exp_name
+            record = store.find_experiment(value)
+            what = "name"
+        if record is None:
+            found = store.list_experiments()
+            known = [one.id if what == "id" else one.name for one in found]
+            raise ExperimentNotFoundError(what, value, store=store.root, known=known)
+        return _experiment(store, record)
+
+    def _find_or_create(self, experiment_id: str | None, name: str | None) -> Experiment:
+        try:
+            return self._find(experiment_id, name)
+        except ExperimentNotFoundError:
+            if experiment_id is not None and name is None:
+                raise
+        wanted = name or self.default_exp_name
+        with contextlib.suppress(ExpAlreadyExistError):  # another process was first
+            return self.create_exp(wanted)
+        return self._find(None, wanted)
+
+    def list_experiments(self) -> dict[str, Experiment]:
+        """Return name -> experiment, newest first."""
+        store = self.store
+        return {record.name: _experiment(store, record) for record in store.list_experiments()}
+
+    def delete_exp(
+        self, experiment_id: str | None = None, experiment_name: str | None = None
+    ) -> None:
+        """Move an experiment to the store's trash. Its name can be used again.
+
+        Raises
+        ------
+        MissingArgumentError
+            If neither id nor name is given.
+        ExperimentNotFoundError
+            If there is none.
+        RecorderStateError
+            If it is active here.
+        """
+        if experiment_id is None and experiment_name is None:
+            raise MissingArgumentError("delete_exp needs experiment_id or experiment_name.")
+        experiment = self._find(experiment_id, experiment_name)
+        if any(layer.experiment == experiment for layer in self._own_layers()):
+            raise RecorderStateError(
+                f"experiment {experiment.name!r} is active and cannot be deleted. "
+                "Nothing was changed. Leave its R.start block first."
+            )
+        self.store.discard_experiment(experiment.id)
+
+
+def _experiment(store: Store, record: ExperimentRecord) -> Experiment:
+    return Experiment(store, record.id, record.name)
+
+
+# The active runs of all threads and tasks, which no single context can see.
+_runs: set[_Layer] = set()
+
+
+def _push(layer: _Layer) -> None:
+    _layers.set((*_layers.get(), layer))
+    if layer.experiment is not None:
+        _runs.add(layer)
+
+
+def _remove(layer: _Layer) -> None:
+    _layers.set(tuple(one for one in _layers.get() if one is not layer))
+    _runs.discard(layer)
+
+
+# --- the manager of this process -------------------------------------------------------------
+
+_default: tuple[tuple[Any, ...], ExpManager] | None = None
+
+
+def default_manager() -> ExpManager:
+    """Return the manager of the store that `qwf.init` or ``QWF_URI`` says.
+
+    It is made anew after each `qwf.init`; without any, it is that of ``./qwf_store``.
+    """
+    global _default
+    key = (C.generation, C.uri, C.default_exp_name)
+    if _default is None or _default[0] != key:
+        _default = key, ExpManager(C.uri, C.default_exp_name, base=C.origin)
+    return _default[1]
+
+
+def _refuse_while_active() -> None:
+    manager = None if _default is None else _default[1]
+    active = [
+        layer.experiment.name for layer in _runs if layer.experiment and layer.manager is manager
+    ]
+    if active:
+        raise RecorderInitializationError(
+            f"the settings cannot change while experiments are active: {active}. Nothing was "
+            "changed. Leave the R.start block, or call R.end_exp(), first."
+        )
+
+
+add_guard(_refuse_while_active)

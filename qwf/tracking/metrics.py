@@ -1,0 +1,126 @@
+"""Metrics over time: one journal per process that logs, merged when read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import CorruptRecordError
+from ..storage import fsio, layout
+from ..storage.journal import JournalWriter, read_journal
+from ..types import Json
+from .metadata import MetricPoint
+
+__all__ = ["MetricLog", "Observation", "latest", "read_observations"]
+
+
+class Observation(NamedTuple):
+    """One logged value; `time` in seconds since the epoch."""
+
+    time: float
+    step: int
+    key: str
+    value: float
+
+
+class MetricLog:
+    """The journal into which one process logs the metrics of one recorder.
+
+    The file is created by the first value, so that a run without metrics has none. Safe to use
+    from several threads; a forked child gets a journal of its own.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._writer: JournalWriter | None = None
+        self._pid = 0
+
+    def append(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Append the values of one step.
+
+        Raises
+        ------
+        TypeError
+            If a value is no number. Nothing was logged.
+        """
+        values = {key: _number(key, value) for key, value in metrics.items()}
+        form: Json = {key: _encode_number(value) for key, value in values.items()}
+        entry: Json = [round(time.time(), 6), step, form]
+        with self._lock:
+            self._opened().append(entry)
+
+    def _opened(self) -> JournalWriter:
+        pid = os.getpid()
+        if self._writer is None or self._pid != pid:
+            name = layout.metrics_file(f"{time.time_ns():x}-{pid}-{secrets.token_hex(3)}")
+            self._writer, self._pid = JournalWriter(self._directory / name), pid
+        return self._writer
+
+    def close(self) -> None:
+        """Make everything durable and close the file. A later value opens a new one."""
+        with self._lock:
+            if self._writer is not None and self._pid == os.getpid():
+                self._writer.sync()
+                self._writer.close()
+            self._writer = None
+
+
+def _number(key: str, value: object) -> float:
+    if isinstance(value, (str, bytes)):
+        raise TypeError(
+            f"metric {key!r} is {value!r}; expected a number. Nothing was logged; "
+            "texts belong into set_tags or log_params."
+        )
+    try:
+        return float(value)  # type: ignore[arg-type]  # numbers of NumPy, torch, Decimal ...
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"metric {key!r} is a {type(value).__name__}; expected a number. Nothing was logged."
+        ) from error
+
+
+def _encode_number(value: float) -> Json:
+    # JSON has no NaN; `float` reads these words back.
+    return value if value - value == 0 else repr(value)
+
+
+def read_observations(directory: Path) -> Iterator[Observation]:
+    """Yield everything logged into a recorder's directory, in order of time.
+
+    Raises
+    ------
+    CorruptRecordError
+        If a journal is damaged.
+    """
+    found: list[Observation] = []
+    for name in sorted(filter(layout.is_metrics_file, fsio.list_names(directory))):
+        path = directory / name
+        for entry in read_journal(path):
+            found.extend(_parse(entry, path))
+    found.sort(key=lambda one: one.time)
+    yield from found
+
+
+def _parse(entry: Any, path: Path) -> Iterator[Observation]:
+    try:
+        moment, step, values = entry
+        for key, value in values.items():
+            yield Observation(float(moment), int(step), key, float(value))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CorruptRecordError(path, f"{entry!r} is not an entry of metrics") from error
+
+
+def latest(observations: Iterator[Observation]) -> dict[str, MetricPoint]:
+    """Return per metric the value of the highest step, and of those the last logged."""
+    points: dict[str, MetricPoint] = {}
+    for time_, step, key, value in observations:
+        known = points.get(key)
+        if known is None or (step, time_) >= (known.step, known.time):
+            points[key] = MetricPoint(value=value, step=step, time=time_)
+    return points

@@ -1,0 +1,513 @@
+"""One run: its life cycle, params, metrics, tags and artifacts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..config import C
+from ..errors import (
+    LoadObjectError,
+    RecorderNotFoundError,
+    RecorderStateError,
+    UnknownStatusError,
+    UnsafeNameError,
+)
+from ..storage import layout
+from ..storage.documents import Document
+from . import exits
+from .artifacts import ArtifactArea, files_below, joined
+from .metadata import (
+    MetricPoint,
+    RecorderRecord,
+    encode_param,
+    local_time,
+    new_recorder,
+    new_session,
+    utc_now,
+)
+from .metrics import MetricLog, Observation, latest, read_observations
+from .store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["DEFAULT_RECORDER_NAME", "Recorder"]
+
+# Qlib's name; scripts ask for it.
+DEFAULT_RECORDER_NAME: Final = "mlflow_recorder"
+
+_logger: Final = logging.getLogger("qwf.tracking")
+
+
+class Recorder:
+    """One run of an experiment.
+
+    A recorder is made by an `Experiment`. Before `start_run` it exists only in memory (``id`` is
+    None). The attributes ``name``, ``status``, ``start_time`` and ``end_time`` are as of the last
+    read; every method that reads looks at the disk.
+
+    Notes
+    -----
+    *Readers* in other processes see each change whole, as soon as the call that made it returns.
+    *A crash* loses nothing that a call returned from; it leaves the status RUNNING.
+    """
+
+    STATUS_S: Final = "SCHEDULED"
+    STATUS_R: Final = "RUNNING"
+    STATUS_FI: Final = "FINISHED"
+    STATUS_FA: Final = "FAILED"
+    # Shown for a recorder whose file is damaged; never written.
+    STATUS_BROKEN: Final = "BROKEN"
+    STATUSES: Final = (STATUS_S, STATUS_R, STATUS_FI, STATUS_FA)
+
+    def __init__(self, store: Store, experiment_id: str, name: str | None = None) -> None:
+        self._store = store
+        self.experiment_id = experiment_id
+        self.id: str | None = None
+        self.name = name or DEFAULT_RECORDER_NAME
+        self.status: str = self.STATUS_S
+        self._started_at: str | None = None
+        self._ended_at: str | None = None
+        self._metric_log: MetricLog | None = None
+
+    @classmethod
+    def _of(
+        cls, store: Store, experiment_id: str, recorder_id: str, record: RecorderRecord | None
+    ) -> Recorder:
+        """Return the recorder that a listing found; without a record it is a broken one."""
+        recorder = cls(store, experiment_id, name=None if record is None else record.name)
+        recorder.id = recorder_id
+        recorder.status = cls.STATUS_BROKEN
+        if record is not None:
+            recorder._show(record)
+        return recorder
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(info={self.info})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Recorder):
+            return NotImplemented
+        return self is other or (self.id is not None and self.id == other.id)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        where = (type(self), self._store.root, self.experiment_id, self.id, self.name)
+        return _reopened, where
+
+    @property
+    def start_time(self) -> str | None:
+        """When it was first started: local time, ``YYYY-MM-DD HH:MM:SS``; None before."""
+        return local_time(self._started_at)
+
+    @property
+    def end_time(self) -> str | None:
+        """When it ended last: local time, ``YYYY-MM-DD HH:MM:SS``; None while it runs."""
+        return local_time(self._ended_at)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Qlib's summary: class, id, name, experiment_id, start_time, end_time, status."""
+        return {
+            "class": "Recorder",
+            "id": self.id,
+            "name": self.name,
+            "experiment_id": self.experiment_id,
+            "start_time": self.start_time,
+            "end_time": self.end_time,
+            "status": self.status,
+        }
+
+    # --- where it lies ---
+
+    @property
+    def uri(self) -> str:
+        """The store that holds this recorder, whatever the active one is."""
+        return str(self._store.root)
+
+    @property
+    def artifact_uri(self) -> str:
+        """The directory of the artifacts; see `get_artifact_uri`."""
+        return self.get_artifact_uri()
+
+    def get_artifact_uri(self) -> str:
+        """Return the directory of the artifacts.
+
+        Raises
+        ------
+        RecorderStateError
+            If the recorder was never started.
+        """
+        return str(self._directory / layout.ARTIFACTS)
+
+    def get_local_dir(self) -> str:
+        """Return the directory of this recorder, which holds ``artifacts/``.
+
+        Raises
+        ------
+        RecorderStateError
+            If the recorder was never started.
+        """
+        return str(self._directory)
+
+    @property
+    def _directory(self) -> Path:
+        return self._store.recorder_directory(self.experiment_id, self._known_id())
+
+    def _known_id(self) -> str:
+        if self.id is None:
+            raise RecorderStateError(
+                f"recorder {self.name!r} was never started, so nothing of it is on disk. "
+                "Start it with R.start or start_run first."
+            )
+        return self.id
+
+    # --- life cycle ---
+
+    def start_run(self) -> Recorder:
+        """Start this recorder, or resume it if it was started before.
+
+        Resuming keeps id, name, start time, params, tags and artifacts, and adds a session.
+        """
+        if self.id is None:
+            self.id = layout.new_recorder_id()
+            document = new_recorder(self.id, self.name, self.experiment_id, self.STATUS_R)
+            self._store.create_recorder(self.experiment_id, self.id, document)
+            self._show(self._store.parse(self.experiment_id, self.id, document))
+        else:
+            self._update(self._resumed)
+        exits.keep(self.id, self._end_at_exit)
+        return self
+
+    def _resumed(self, document: Document) -> Document:
+        sessions = [*document.get("sessions", []), new_session(utc_now())]
+        return {**document, "status": self.STATUS_R, "ended_at": None, "sessions": sessions}
+
+    def _end_at_exit(self, failed: bool) -> None:
+        self.end_run(self.STATUS_FA if failed else self.STATUS_FI)
+
+    def end_run(self, status: str = STATUS_S) -> None:
+        """End this recorder with a status. One that was never started is left as it is.
+
+        Raises
+        ------
+        UnknownStatusError
+            If the status is none of `STATUSES`. Nothing was changed.
+
+        Notes
+        -----
+        When this returns, everything logged is on stable storage, and the last value of each
+        metric stands in the recorder's one file.
+        """
+        if status not in self.STATUSES:
+            raise UnknownStatusError(status, self.STATUSES)
+        if self.id is None:
+            return
+        exits.release(self.id)
+        self._close_metrics()
+        summary = self._summary()
+        now = utc_now()
+
+        def ended(document: Document) -> Document:
+            sessions = [dict(one) for one in document.get("sessions", [])]
+            if sessions:
+                sessions[-1]["ended_at"] = now
+            return {
+                **document,
+                "status": status,
+                "ended_at": now,
+                "sessions": sessions,
+                "metrics": summary,
+            }
+
+        self._update(ended)
+
+    # --- params, tags ---
+
+    def log_params(self, /, **params: Any) -> None:
+        """Store params, with their types; they read back as text, as in Qlib.
+
+        There is no limit of length. Another value for a param that exists replaces it, and is
+        logged as a warning.
+        """
+        if not params:
+            return
+        forms = {key: encode_param(value) for key, value in params.items()}
+
+        def change(document: Document) -> Document:
+            before = document["params"]
+            changed = [key for key, form in forms.items() if before.get(key, form) != form]
+            if changed:
+                _logger.warning("recorder %s: params %s get another value", self.id, changed)
+            return {**document, "params": {**before, **forms}}
+
+        self._update(change)
+
+    def list_params(self) -> dict[str, str]:
+        """Return the params as text."""
+        return {key: str(value) for key, value in self._refreshed().params.items()}
+
+    def set_tags(self, /, **tags: Any) -> None:
+        """Set tags, as text; a tag that exists is replaced."""
+        texts = {key: str(value) for key, value in tags.items()}
+        if texts:
+            self._update(lambda doc: {**doc, "tags": {**doc["tags"], **texts}})
+
+    def delete_tags(self, /, *keys: str) -> None:
+        """Delete tags.
+
+        Raises
+        ------
+        RecorderStateError
+            If there is no such tag. Nothing was deleted.
+        """
+
+        def change(document: Document) -> Document:
+            missing = [key for key in keys if key not in document["tags"]]
+            if missing:
+                raise RecorderStateError(
+                    f"recorder {self.id} has no tags {missing}; it has {sorted(document['tags'])}. "
+                    "Nothing was deleted."
+                )
+            kept = {key: text for key, text in document["tags"].items() if key not in keys}
+            return {**document, "tags": kept}
+
+        self._update(change)
+
+    def list_tags(self) -> dict[str, str]:
+        """Return the tags."""
+        return dict(self._refreshed().tags)
+
+    # --- metrics ---
+
+    def log_metrics(self, /, step: int | None = None, **metrics: Any) -> None:
+        """Log the values of metrics at a step (None means 0).
+
+        Raises
+        ------
+        TypeError
+            If a value is no number. Nothing was logged, and later calls work.
+
+        Notes
+        -----
+        One append to a file that only this process writes: a few microseconds. It survives the
+        death of the process at once, the loss of power after `end_run`.
+        """
+        if not metrics:
+            return
+        for key in metrics:
+            if not key:
+                raise UnsafeNameError("a metric", key, "a non-empty string is expected")
+        if self._metric_log is None:
+            self._metric_log = MetricLog(self._directory)
+        self._metric_log.append(metrics, 0 if step is None else int(step))
+        if self.status != self.STATUS_R:  # no `end_run` will follow that sums up
+            self._close_metrics()
+            summary = self._summary()
+            self._update(lambda doc: {**doc, "metrics": summary})
+
+    def list_metrics(self) -> dict[str, float]:
+        """Return the value of each metric at its highest step (of equal steps, the last logged)."""
+        record = self._refreshed()
+        ended = record.status in (self.STATUS_FI, self.STATUS_FA)
+        points = record.metrics if ended else latest(read_observations(self._directory))
+        return {key: point.value for key, point in points.items()}
+
+    def metric_history(self, *keys: str) -> pd.DataFrame:
+        """Return what was logged, oldest first.
+
+        Parameters
+        ----------
+        *keys : str
+            The metrics wanted; none means all.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``key`` (str), ``step`` (int), ``time`` (datetime64[ns, UTC]), ``value``
+            (float); one row per value.
+        """
+        import pandas as pd
+
+        rows = [one for one in read_observations(self._directory) if not keys or one.key in keys]
+        frame = pd.DataFrame(rows, columns=list(Observation._fields))
+        moments = pd.to_datetime((frame["time"].astype(float) * 1e6).round().astype("int64"),
+                                 unit="us", utc=True)  # fmt: skip
+        return pd.DataFrame(
+            {
+                "key": frame["key"].astype(object),
+                "step": frame["step"].astype("int64"),
+                "time": moments.astype("datetime64[ns, UTC]"),
+                "value": frame["value"].astype(float),
+            }
+        )
+
+    def _close_metrics(self) -> None:
+        if self._metric_log is not None:
+            self._metric_log.close()
+
+    def _summary(self) -> dict[str, Any]:
+        points: Mapping[str, MetricPoint] = latest(read_observations(self._directory))
+        return {
+            key: {
+                "value": one.value if one.value - one.value == 0 else repr(one.value),
+                "step": one.step,
+                "time": one.time,
+            }
+            for key, one in points.items()
+        }
+
+    # --- artifacts ---
+
+    def save_objects(
+        self,
+        /,
+        local_path: str | Path | None = None,
+        artifact_path: str | None = None,
+        **objects: Any,
+    ) -> None:
+        """Save objects, or the user's files, as artifacts; existing ones are replaced.
+
+        Parameters
+        ----------
+        local_path : path, optional
+            A file, or a directory whose contents are copied.
+        artifact_path : str, optional
+            Where below the artifacts; may contain ``/``.
+        **objects
+            Name and object. Frames and series are kept as parquet, plain data as JSON, the rest
+            as pickle, whatever the name ends in.
+
+        Raises
+        ------
+        ValueError
+            If both `local_path` and objects are given, or neither.
+        SaveObjectError
+            If an object cannot be pickled; then none of them was saved.
+        WriteError
+            If the disk is full or read-only; the artifacts are as before.
+
+        Notes
+        -----
+        *Readers* get each artifact old or new, whole. *A crash* leaves each old or new.
+        """
+        if (local_path is None) == (not objects):
+            raise ValueError(
+                "save_objects takes either local_path or objects as keywords, "
+                f"and got {'both' if objects else 'neither'}. Nothing was saved."
+            )
+        if local_path is None:
+            named = {joined(artifact_path, name): obj for name, obj in objects.items()}
+            self._artifacts().save_objects(named)
+            return
+        source = Path(local_path)
+        if source.is_dir():
+            files = {joined(artifact_path, name): path for name, path in files_below(source)}
+        else:
+            files = {joined(artifact_path, source.name): source}
+        self._artifacts().save_files(files)
+
+    def log_artifact(self, local_path: str | Path, artifact_path: str | None = None) -> None:
+        """Copy a file, or a directory under its own name, to the artifacts."""
+        source = Path(local_path)
+        below = joined(artifact_path, source.resolve().name) if source.is_dir() else artifact_path
+        self.save_objects(local_path=source, artifact_path=below)
+
+    def load_object(self, name: str, unpickler: Callable[[Any], Any] | None = None) -> Any:
+        """Load an artifact.
+
+        Parameters
+        ----------
+        name : str
+            Its path below the artifacts, as ``"prediction/pred.pkl"``.
+        unpickler : callable, optional
+            ``unpickler(file).load()`` makes the object; default: the pickle policy of `qwf.init`.
+
+        Raises
+        ------
+        LoadObjectError
+            For any failure: `ArtifactNotFoundError` when there is none of this name,
+            `ArtifactCorruptError` when its bytes are not those saved, `PickleRefusedError` when
+            the policy forbids it.
+        """
+        try:
+            return self._artifacts().load(
+                name, policy=C.pickle_policy, allow=C.pickle_allow, unpickler=unpickler
+            )
+        except LoadObjectError:
+            raise
+        except (OSError, ValueError) as error:
+            raise LoadObjectError(f"cannot load {name!r} of recorder {self.id}: {error}") from error
+
+    def list_artifacts(self, artifact_path: str | None = None) -> list[str]:
+        """Return the names of artifacts and of directories of them, one level, sorted.
+
+        The names are relative to the root of the artifacts; an unknown path gives ``[]``.
+        """
+        return self._artifacts().list_below(artifact_path)
+
+    def download_artifact(self, path: str, dst_path: str | Path | None = None) -> str:
+        """Return a local path of an artifact or of a directory of them.
+
+        Parameters
+        ----------
+        path : str
+            Its name.
+        dst_path : path, optional
+            A directory to copy it into; created when missing. Without it, the returned path
+            lies in the store and must not be written to.
+
+        Raises
+        ------
+        LoadObjectError
+            If there is none of this name, or it is damaged.
+        """
+        area = self._artifacts()
+        if dst_path is None:
+            return str(area.path_of(path))
+        return str(area.copy_out(path, Path(dst_path)))
+
+    def _artifacts(self) -> ArtifactArea:
+        return ArtifactArea(self._directory, read=self._read, update=self._update)
+
+    # --- the record ---
+
+    def _read(self) -> Document:
+        document = self._store.read_recorder(self.experiment_id, self._known_id())
+        if document is None:
+            raise RecorderNotFoundError("id", self.id, experiment=self.experiment_id)
+        return document
+
+    def _refreshed(self) -> RecorderRecord:
+        record = self._store.parse(self.experiment_id, self._known_id(), self._read())
+        self._show(record)
+        return record
+
+    def _update(self, change: Callable[[Document], Document]) -> Document:
+        identity = self._known_id()
+        try:
+            document = self._store.update_recorder(self.experiment_id, identity, change)
+        except FileNotFoundError as error:
+            raise RecorderNotFoundError("id", identity, experiment=self.experiment_id) from error
+        self._show(self._store.parse(self.experiment_id, identity, document))
+        return document
+
+    def _show(self, record: RecorderRecord) -> None:
+        self.name, self.status = record.name, record.status
+        self._started_at, self._ended_at = record.started_at, record.ended_at
+
+
+def _reopened(
+    cls: type[Recorder], root: Path, experiment_id: str, recorder_id: str | None, name: str
+) -> Recorder:
+    """Open a recorder again where it was, in the process that unpickles it."""
+    recorder = cls(Store(root), experiment_id, name)
+    recorder.id = recorder_id
+    if recorder_id is not None:
+        recorder._refreshed()
+    return recorder

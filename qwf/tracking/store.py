@@ -1,0 +1,242 @@
+"""Which directories of a store are experiments and recorders, and how they come and go."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from ..errors import CorruptRecordError, ExpAlreadyExistError, FormatVersionError
+from ..storage import fsio, layout
+from ..storage.documents import (
+    Document,
+    encode_document,
+    read_document,
+    update_document,
+)
+from ..version import EXPERIMENT_FORMAT, RECORDER_FORMAT, STORE_FORMAT
+from .metadata import (
+    EXPERIMENT_KIND,
+    RECORDER_KIND,
+    STORE_KIND,
+    ExperimentRecord,
+    RecorderRecord,
+    new_experiment,
+    new_store,
+    parse_experiment,
+    parse_recorder,
+)
+
+__all__ = ["Store"]
+
+_logger: Final = logging.getLogger("qwf.tracking")
+
+# Broken entries are reported once per process, not at every listing.
+_reported: set[str] = set()
+
+
+class Store:
+    """One store: a directory with ``qwf.json`` and, below it, experiments.
+
+    Parameters
+    ----------
+    root : Path
+        Absolute path. Nothing is read or created until it is needed; only writing creates.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._checked = False
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Store) and other.root == self.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
+    # --- the store itself ---
+
+    def check_version(self) -> bool:
+        """Return whether the store exists; raise if a newer qwf made it."""
+        if self._checked:
+            return True
+        path = self.root / layout.STORE_FILE
+        try:
+            read_document(path, kind=STORE_KIND, version=STORE_FORMAT)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        self._checked = True
+        return True
+
+    def ensure(self) -> None:
+        """Create the store if it does not exist yet; racing processes make one."""
+        if self.check_version():
+            return
+        fsio.make_directories(self.root / layout.EXPERIMENTS)
+        path = self.root / layout.STORE_FILE
+        temporary = fsio.write_temporary(path, encode_document(new_store()))
+        fsio.create_exclusive(temporary, path)
+        self.check_version()
+
+    # --- experiments ---
+
+    def experiment_directory(self, experiment_id: str) -> Path:
+        """Return the directory of an experiment."""
+        return self.root / layout.EXPERIMENTS / experiment_id
+
+    def create_experiment(self, name: str) -> ExperimentRecord:
+        """Create an experiment.
+
+        Raises
+        ------
+        ExpAlreadyExistError
+            If it exists; then also when another process created it in the same moment.
+        UnsafeNameError
+            If the name cannot be one.
+
+        Notes
+        -----
+        One rename creates the directory together with its file: *readers* see all or nothing.
+        """
+        identity = layout.encode_name(name)
+        self.ensure()
+        directory = self.experiment_directory(identity)
+        document = new_experiment(identity, name)
+        # Saves the writing of a directory that would be dropped again.
+        if fsio.exists(directory) or not fsio.publish_directory(
+            directory, {layout.EXPERIMENT_FILE: encode_document(document)}
+        ):
+            raise ExpAlreadyExistError(name, store=self.root)
+        return parse_experiment(document, directory / layout.EXPERIMENT_FILE)
+
+    def read_experiment(self, experiment_id: str) -> ExperimentRecord | None:
+        """Return an experiment by its id, or None when there is none.
+
+        Raises
+        ------
+        CorruptRecordError
+            If its file is damaged.
+        """
+        if not self._is_entry(experiment_id) or not self.check_version():
+            return None
+        path = self.experiment_directory(experiment_id) / layout.EXPERIMENT_FILE
+        try:
+            document = read_document(path, kind=EXPERIMENT_KIND, version=EXPERIMENT_FORMAT)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return parse_experiment(document, path)
+
+    def find_experiment(self, name: str) -> ExperimentRecord | None:
+        """Return an experiment by its name, with one file read."""
+        return self.read_experiment(layout.encode_name(name))
+
+    def list_experiments(self) -> list[ExperimentRecord]:
+        """Return all experiments, newest first, without foreign and broken entries."""
+        if not self.check_version():
+            return []
+        names = fsio.list_names(self.root / layout.EXPERIMENTS)
+        found = [self._or_report(self.read_experiment, name) for name in names]
+        present = [record for record in found if record is not None]
+        return sorted(present, key=lambda record: (record.created_at, record.id), reverse=True)
+
+    def discard_experiment(self, experiment_id: str) -> Path:
+        """Move an experiment to the trash in one rename, and return where it is."""
+        return self._discard(self.experiment_directory(experiment_id), experiment_id)
+
+    # --- recorders ---
+
+    def recorder_directory(self, experiment_id: str, recorder_id: str) -> Path:
+        """Return the directory of a recorder."""
+        return self.experiment_directory(experiment_id) / layout.RECORDERS / recorder_id
+
+    def create_recorder(self, experiment_id: str, recorder_id: str, document: Document) -> None:
+        """Create the directory of a recorder together with its file, all at once and durable."""
+        directory = self.recorder_directory(experiment_id, recorder_id)
+        fsio.make_directories(directory.parent)
+        fsio.publish_directory(directory, {layout.RECORDER_FILE: encode_document(document)})
+
+    def read_recorder(self, experiment_id: str, recorder_id: str) -> Document | None:
+        """Return the document of a recorder, or None when there is none.
+
+        Raises
+        ------
+        CorruptRecordError
+            If it is damaged.
+        """
+        if not self._is_entry(recorder_id) or not self.check_version():
+            return None
+        path = self.recorder_directory(experiment_id, recorder_id) / layout.RECORDER_FILE
+        try:
+            return read_document(path, kind=RECORDER_KIND, version=RECORDER_FORMAT)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def update_recorder(
+        self, experiment_id: str, recorder_id: str, change: Callable[[Document], Document]
+    ) -> Document:
+        """Change the document of a recorder; see `update_document`."""
+        path = self.recorder_directory(experiment_id, recorder_id) / layout.RECORDER_FILE
+        return update_document(path, change, kind=RECORDER_KIND, version=RECORDER_FORMAT)
+
+    def parse(self, experiment_id: str, recorder_id: str, document: Document) -> RecorderRecord:
+        """Return what a recorder's document says."""
+        directory = self.recorder_directory(experiment_id, recorder_id)
+        return parse_recorder(document, directory / layout.RECORDER_FILE)
+
+    def list_recorders(self, experiment_id: str) -> Iterator[tuple[str, RecorderRecord | None]]:
+        """Yield id and record of each recorder, one file read each; None for a broken one."""
+        if not self.check_version():
+            return
+        directory = self.experiment_directory(experiment_id) / layout.RECORDERS
+
+        def read(recorder_id: str) -> RecorderRecord | None:
+            document = self.read_recorder(experiment_id, recorder_id)
+            return None if document is None else self.parse(experiment_id, recorder_id, document)
+
+        for name in fsio.list_names(directory):
+            try:
+                record = read(name)
+            except (CorruptRecordError, FormatVersionError) as error:
+                self._report(error)
+                yield name, None
+            else:
+                if record is not None:
+                    yield name, record
+
+    def discard_recorder(self, experiment_id: str, recorder_id: str) -> Path:
+        """Move a recorder to the trash in one rename, and return where it is."""
+        directory = self.recorder_directory(experiment_id, recorder_id)
+        return self._discard(directory, f"{experiment_id}@{recorder_id}")
+
+    # --- shared ---
+
+    def _discard(self, directory: Path, entry: str) -> Path:
+        fsio.make_directories(self.root / layout.TRASH)
+        target = self.root / layout.TRASH / layout.trash_name(entry)
+        fsio.move(directory, target)
+        return target
+
+    @staticmethod
+    def _is_entry(name: object) -> bool:
+        """Whether an id can be a directory name of ours; it never leaves its directory."""
+        return isinstance(name, str) and name[:1] not in ("", ".") and "/" not in name
+
+    def _or_report(
+        self, read: Callable[[str], ExperimentRecord | None], name: str
+    ) -> ExperimentRecord | None:
+        try:
+            return read(name)
+        except (CorruptRecordError, FormatVersionError) as error:
+            self._report(error)
+            return None
+
+    @staticmethod
+    def _report(error: Exception) -> None:
+        text = str(error)
+        if text not in _reported:
+            _reported.add(text)
+            _logger.warning("%s", text)
