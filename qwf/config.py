@@ -135,6 +135,22 @@ class Config:
         self.generation += 1
         self.origin = os.getcwd()
 
+    def state(self) -> dict[str, Any]:
+        """Return what a worker process needs to have the same settings."""
+        return {
+            "values": self._values,
+            "registered": self.registered,
+            "origin": self.origin or os.getcwd(),
+        }
+
+    @staticmethod
+    def restore(state: Mapping[str, Any]) -> None:
+        """Take over, in a worker process, the settings that `state` returned in another."""
+        C._values = dict(state["values"])
+        C.registered = state["registered"]
+        C.origin = state["origin"]
+        C.generation += 1
+
 
 C: Final = Config()
 

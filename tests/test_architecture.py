@@ -26,14 +26,14 @@ MAY_IMPORT = {
     "config": set(),
     "progress": set(),
     "calendar": {"config"},
-    "instantiate": {"config"},
+    "instantiate": {"config", "storage"},
     "ensemble": set(),
     "tracking": {"storage", "config"},
     "tasks": {"storage", "config", "calendar", "instantiate"},
     "collect": {"tracking", "ensemble"},
     "records": {"tracking", "instantiate", "calendar"},
     "data": {"calendar", "storage", "config", "instantiate"},
-    "trainer": {"tracking", "tasks", "records", "instantiate", "progress"},
+    "trainer": {"tracking", "config", "tasks", "records", "instantiate", "progress"},
     "facade": {"tracking", "config"},
     "cli": ALL_BELOW_FACADE | {"facade"},
     "testing": {"storage", "tracking"},
@@ -46,7 +46,7 @@ ONLY_IN = {
     "yaml": set(),
 }
 MAX_LINES = 600
-MAX_METHODS = 25
+MAX_METHODS = 25  # public ones; Qlib's Recorder alone has two dozen
 
 FILES = sorted(ROOT.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
@@ -84,7 +84,7 @@ def room(name: str) -> str:
     return name.partition("/")[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize(("path", "name"), zip(FILES, NAMES, strict=True), ids=NAMES)
+@pytest.mark.parametrize(("path", "name"), list(zip(FILES, NAMES, strict=True)), ids=NAMES)
 def test_a_module_imports_only_the_rooms_below_it(path: Path, name: str) -> None:
     if name == "__init__.py":
         return
@@ -94,7 +94,7 @@ def test_a_module_imports_only_the_rooms_below_it(path: Path, name: str) -> None
     assert found <= may, f"{name} may not import {sorted(found - may)}; see ARCHITECTURE.md"
 
 
-@pytest.mark.parametrize(("path", "name"), zip(FILES, NAMES, strict=True), ids=NAMES)
+@pytest.mark.parametrize(("path", "name"), list(zip(FILES, NAMES, strict=True)), ids=NAMES)
 def test_a_module_imports_only_the_five_dependencies(path: Path, name: str) -> None:
     others = {target for kind, target in imported(path) if kind == "other"}
     foreign = others - set(sys.stdlib_module_names)
@@ -135,7 +135,7 @@ def test_modules_of_one_package_do_not_import_each_other_in_a_circle() -> None:
         walk(name, (name,))
 
 
-@pytest.mark.parametrize(("path", "name"), zip(FILES, NAMES, strict=True), ids=NAMES)
+@pytest.mark.parametrize(("path", "name"), list(zip(FILES, NAMES, strict=True)), ids=NAMES)
 def test_files_and_classes_stay_small(path: Path, name: str) -> None:
     text = path.read_text()
     assert text.count("\n") <= MAX_LINES, name
@@ -143,8 +143,9 @@ def test_files_and_classes_stay_small(path: Path, name: str) -> None:
     assert "FIXME" not in text, f"{name} has a FIXME; file an issue instead"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef):
-            methods = [child for child in node.body if isinstance(child, ast.FunctionDef)]
-            assert len(methods) <= MAX_METHODS, f"{name}: {node.name} has {len(methods)} methods"
+            functions = [child for child in node.body if isinstance(child, ast.FunctionDef)]
+            public = {child.name for child in functions if not child.name.startswith("_")}
+            assert len(public) <= MAX_METHODS, f"{name}: {node.name} has {sorted(public)}"
 
 
 def test_only_fsio_changes_the_filesystem() -> None:
@@ -162,7 +163,8 @@ def test_only_fsio_changes_the_filesystem() -> None:
 def test_importing_qwf_alone_loads_neither_pandas_nor_pyarrow() -> None:
     import subprocess
 
-    code = "import sys, qwf; print([m for m in ('numpy','pandas','pyarrow','yaml') if m in sys.modules])"
+    heavy = ("numpy", "pandas", "pyarrow", "yaml", "filelock")
+    code = f"import sys, qwf; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -20,6 +20,7 @@ from ..storage.documents import Document
 from . import exits
 from .artifacts import ArtifactArea, files_below, joined
 from .metadata import (
+    ArtifactEntry,
     MetricPoint,
     RecorderRecord,
     encode_param,
@@ -450,6 +451,10 @@ class Recorder:
         The names are relative to the root of the artifacts; an unknown path gives ``[]``.
         """
         return self._artifacts().list_below(artifact_path)
+
+    def artifacts(self) -> dict[str, ArtifactEntry]:
+        """Return name -> kind and digest of every artifact, at any depth."""
+        return self._artifacts().entries()
 
     def download_artifact(self, path: str, dst_path: str | Path | None = None) -> str:
         """Return a local path of an artifact or of a directory of them.

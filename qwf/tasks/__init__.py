@@ -1,0 +1,1 @@
+"""Which tasks follow from a template, and who runs them."""
