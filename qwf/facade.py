@@ -67,7 +67,8 @@ class QlibRecorder:
 
         Yields the experiment; its ``active_recorder`` is the run. The run ends FINISHED, or
         FAILED when anything is raised (an interrupt and an exit included), which is passed on.
-        See `ExpManager.start_exp`; blocks may be nested.
+        Runs that were started inside the block and not ended end with it. See
+        `ExpManager.start_exp`; blocks may be nested.
 
         Examples
         --------
@@ -80,7 +81,8 @@ class QlibRecorder:
         ...     recorder.status, recorder.list_metrics()
         ('FINISHED', {'loss': 0.5})
         """
-        run = self.start_exp(
+        manager = self.exp_manager  # that of the end, too, whatever happens to the settings
+        run = manager.start_exp(
             experiment_id=experiment_id,
             experiment_name=experiment_name,
             recorder_id=recorder_id,
@@ -91,9 +93,9 @@ class QlibRecorder:
         try:
             yield run
         except BaseException:
-            self.end_exp(Recorder.STATUS_FA)
+            manager.end_through(run, Recorder.STATUS_FA)
             raise
-        self.end_exp(Recorder.STATUS_FI)
+        manager.end_through(run, Recorder.STATUS_FI)
 
     def start_exp(
         self,

@@ -100,3 +100,12 @@ def test_prices_before_the_warm_up_do_not_change_a_feature() -> None:
     alone = PriceHandler(CLOSES, start_time=start).fetch()
     short = PriceHandler(CLOSES.iloc[70:], start_time=start).fetch()
     assert bits(whole) == bits(alone) == bits(short)
+
+
+def test_a_halt_longer_than_the_warm_up_gives_the_same_features_from_any_start() -> None:
+    frame = CLOSES.copy()
+    frame.iloc[20:125, 0] = np.nan
+    start = frame.index[130]
+    whole = PriceHandler(frame).fetch((start, None))
+    assert bits(whole) == bits(PriceHandler(frame, start_time=start).fetch())
+    assert whole["RET60"].notna().all()

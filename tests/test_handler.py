@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import qwf
 from qwf.config import C
 from qwf.data.handler import DataHandlerLP, PriceHandler
 from qwf.data.processors import (
@@ -73,7 +72,7 @@ def test_features_equal_those_of_pandas_rolling_windows() -> None:
     assert found.columns.tolist() == list(expected)
     for name, wide in expected.items():
         got = found[name].unstack().reindex(columns=list("ACD"))
-        pd.testing.assert_frame_equal(got, wide, rtol=1e-9, check_names=False, check_freq=False)
+        np.testing.assert_allclose(got, wide.where(frame.notna()), rtol=1e-9, err_msg=name)
 
 
 def test_a_bar_without_a_close_has_no_row_and_the_last_close_stands_for_it() -> None:
@@ -95,7 +94,7 @@ def test_the_first_day_has_its_features_from_before_the_start() -> None:
     pd.testing.assert_frame_equal(part, whole.loc[start:end], check_exact=True)
     days = part.index.get_level_values("datetime")
     assert (days.min(), days.max()) == (start, end)
-    assert part.drop(columns="LABEL0").notna().all().all()
+    assert part.drop(columns="LABEL0").xs("A", level="instrument").notna().all().all()
 
 
 def test_instruments_are_chosen_by_name_and_ranked_among_themselves() -> None:
@@ -109,7 +108,9 @@ def test_instruments_are_chosen_by_name_and_ranked_among_themselves() -> None:
         PriceHandler(closes(), instruments="csi300").fetch()
 
 
-def test_a_market_has_rows_within_its_spans_and_history_from_before(tmp_path: Path) -> None:
+def test_a_market_has_rows_within_its_spans_and_history_from_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("calendars", "instruments", "features/a"):
         (tmp_path / folder).mkdir(parents=True)
     dates = pd.bdate_range("2020-01-01", periods=8)
@@ -119,15 +120,8 @@ def test_a_market_has_rows_within_its_spans_and_history_from_before(tmp_path: Pa
     np.array([0, 1, 2, 3, 4, 5, 6, 7, 8], dtype="<f4").tofile(tmp_path / "features/a/close.day.bin")
     data = PriceHandler(tmp_path, instruments="late").fetch()
     assert data["RET5"].tolist() == [7 / 2 - 1, 8 / 3 - 1]
-    qwf_settings = dict(C._values), C.registered
-    try:
-        from qwf.config import init
-
-        init(provider_uri=tmp_path)
-        pd.testing.assert_frame_equal(PriceHandler(instruments="late").fetch(), data)
-    finally:
-        C._values, C.registered = qwf_settings
-    assert qwf.__name__ == "qwf"
+    monkeypatch.setattr(C, "_values", {"provider_uri": tmp_path})
+    pd.testing.assert_frame_equal(PriceHandler(instruments="late").fetch(), data)
 
 
 # --- fitted processors -----------------------------------------------------------------------
@@ -261,13 +255,15 @@ def test_columns_are_fetched_by_group_and_rows_by_date() -> None:
 
 def test_a_window_with_processors_to_be_fitted_needs_an_end() -> None:
     with pytest.raises(
-        LookAheadError, match="RobustZScoreNorm has to be fitted .* no fit_end_time"
+        LookAheadError, match=r"RobustZScoreNorm has to be fitted .* no fit_end_time"
     ):
         fitted(fit_end_time=None).fetch()
-    with pytest.raises(DataError, match="2019-01-01 .*holds none of the rows from 2020-01-01"):
+    with pytest.raises(DataError, match=r"2019-01-01 .*holds none of the rows from 2020-01-01"):
         fitted(fit_end_time="2019-01-01").fetch()
-    own = fitted(fit_end_time=None, infer_processors=[ZScoreNorm(fit_end_time="2020-02-03")])
-    narrow = fitted(infer_processors=[ZScoreNorm(fit_end_time="2020-02-03")], panel=closes())
+    own = fitted(fit_end_time=None, infer_processors=[ZScoreNorm(fit_end_time="2020-04-01")])
+    narrow = fitted(
+        infer_processors=[ZScoreNorm(fit_end_time="2020-04-01")], fit_end_time="2020-05-01"
+    )
     own.setup_data()
     narrow.setup_data()
     assert state(own) == state(narrow)
@@ -317,7 +313,7 @@ def test_later_dates_are_loaded_with_the_state_that_was_fitted() -> None:
     with pytest.raises(DataError, match="holds none of the rows"):
         handler.setup_data()
     assert state(handler) == learnt
-    with pytest.raises(DataError, match="load_state needs fitted .* RobustZScoreNorm of this"):
+    with pytest.raises(DataError, match=r"load_state needs fitted .* RobustZScoreNorm of this"):
         fitted().setup_data("load_state")
 
 
@@ -429,3 +425,32 @@ def test_all_features_of_the_example_data_are_computed_quickly() -> None:
     assert frame.shape == (8313 * 21, 19)
     assert frame.loc["1990-03-29":].iloc[:, :-1].notna().all().all()
     assert min(seconds) < 0.5
+
+
+def test_data_asked_for_after_a_change_are_processed_as_fitted_before() -> None:
+    handler = fitted()
+    before = handler.fetch("2020-04-10")
+    learnt = state(handler)
+    # None of the fit window is left: fitting anew would fail.
+    handler.config(start_time="2020-04-08")
+    pd.testing.assert_frame_equal(handler.fetch("2020-04-10"), before, check_exact=True)
+    assert state(handler) == learnt
+
+
+def test_a_failed_fit_leaves_all_steps_as_they_were() -> None:
+    frame = small([1, 2, 3, 4, 5])
+    narrow = RobustZScoreNorm(fit_start_time="2020-01-04")
+    steps = [ZScoreNorm(), narrow]
+    handler = FromFrame(frame, fit_end_time="2020-01-05", infer_processors=steps)
+    handler.setup_data()
+    learnt = state(handler)
+    handler.frame = frame.iloc[:3] * 2
+    with pytest.raises(DataError, match="fit window of RobustZScoreNorm, 2020-01-04"):
+        handler.setup_data()
+    assert state(handler) == learnt
+
+
+def test_an_instrument_without_a_close_is_not_ranked() -> None:
+    frame = closes()
+    halted = PriceHandler(frame).fetch().loc[frame.index[70], "RANK20"]
+    assert sorted(halted) == pytest.approx([1 / 3, 2 / 3, 1])

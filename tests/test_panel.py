@@ -1,4 +1,4 @@
-"""Prices are read as they stand, from whatever holds them, or refused with the place of the fault."""
+"""Prices are read as they stand, from whatever holds them, or refused with the faulty place."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ SP500 = Path(__file__).parent.parent / "examples" / "data" / "sp500_20.parquet"
 
 def wide() -> pd.DataFrame:
     dates = pd.to_datetime(["2020-01-02", "2020-01-03", "2020-01-06"])
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {"A": [1.0, 1.5, np.nan], "B": [2.0, 2.5, 3.0]}, index=dates.rename("datetime")
     )
-    return frame
 
 
 def long() -> pd.DataFrame:
@@ -143,8 +142,8 @@ BAD = [
     (wide().iloc[:0], "holds no prices"),
     (wide()[[]], "holds no prices"),
     (wide() * np.nan, "every value is missing"),
-    (wide().iloc[[0, 0, 1]], "has a bar more than once: 2020-01-02 00:00:00"),
-    (wide().set_axis(["A", "A"], axis=1), "has a instrument more than once: A"),
+    (wide().iloc[[0, 0, 1]], "has bars more than once: 2020-01-02 00:00:00"),
+    (wide().set_axis(["A", "A"], axis=1), "has instruments more than once: A"),
     (wide().astype(object).replace(2.5, "n/a"), r"2020-01-03 00:00:00: 'n/a'"),
     (wide().replace(2.5, np.inf), "infinite on 2020-01-03 00:00:00 for B"),
     (wide().reset_index(drop=True), r"has no dates: its columns are \['A', 'B'\]"),

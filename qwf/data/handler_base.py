@@ -6,6 +6,7 @@ Owns what is fitted, on which rows, and what a pickle leaves out. Knows no price
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -185,7 +186,7 @@ class DataHandlerLP(ABC):
         if init_type == self.IT_FIT_IND:
             for step in (*infer_steps, *learn_steps):
                 self._fit(step, raw, bars)
-        fit = (lambda step, frame: self._fit(step, frame, bars)) if init_type == "fit_seq" else None
+        fit = functools.partial(self._fit, bars=bars) if init_type == self.IT_FIT_SEQ else None
         infer = _run(infer_steps, raw, fit)
         learn = _run(learn_steps, infer, fit)
         self.infer_processors, self.learn_processors = infer_steps, learn_steps

@@ -31,8 +31,8 @@ class LinearModel:
         Which of them.
     alpha : float, default 0.0
         The penalty of ``ridge``, not negative; 0 gives ``ols``.
-    fit_intercept : bool, default True
-        Whether `a` is fitted; otherwise it is 0.
+    fit_intercept : bool, default False
+        Whether `a` is fitted; otherwise it is 0, as in Qlib.
     include_valid : bool, default False
         Learn from the segment ``"valid"`` as well.
 
@@ -57,7 +57,7 @@ class LinearModel:
         estimator: str = OLS,
         alpha: float = 0.0,
         *,
-        fit_intercept: bool = True,
+        fit_intercept: bool = False,
         include_valid: bool = False,
     ) -> None:
         if estimator not in _ESTIMATORS:

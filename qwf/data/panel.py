@@ -342,11 +342,11 @@ def _parse_fields(columns: Mapping[str, pd.DataFrame], where: str) -> dict[str, 
 
 def _parse_wide(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     frame = frame.set_axis(pd.Index(frame.columns.astype(str), name="instrument"), axis=1)
-    for axis, labels in (("bar", frame.index), ("instrument", frame.columns)):
+    for axis, labels in (("bars", frame.index), ("instruments", frame.columns)):
         again = labels[labels.duplicated()]
         if len(again):
             shown = ", ".join(str(label) for label in again[:_SHOWN])
-            raise DataError(f"{where} has a {axis} more than once: {shown}. Keep one of each.")
+            raise DataError(f"{where} has {axis} more than once: {shown}. Keep one of each.")
     if not (frame.dtypes == np.float64).all():
         numbers = {name: _parse_numbers(frame[name], frame.index, where) for name in frame.columns}
         frame = pd.DataFrame(numbers, index=frame.index).rename_axis("instrument", axis=1)

@@ -28,6 +28,8 @@ _RECORDS: Final = {
 _WITHOUT_QLIB: Final = {
     "qlib.contrib.model.linear": "qwf.data.models",
     "qlib.data.dataset": "qwf.data.dataset",
+    "qlib.data.dataset.handler": "qwf.data.handler",
+    "qlib.data.dataset.processor": "qwf.data.processors",
 }
 
 

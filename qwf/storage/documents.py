@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -20,9 +21,19 @@ from . import fsio
 from .codec import dump_json, load_json
 from .lock import LOCK_SECONDS, hold
 
-__all__ = ["Document", "encode_document", "new_document", "read_document", "update_document"]
+__all__ = [
+    "Document",
+    "encode_document",
+    "is_as_written",
+    "new_document",
+    "read_document",
+    "update_document",
+]
 
 Document: TypeAlias = dict[str, Any]
+
+_CHECKSUM: Final = b',\n "crc32": "'
+_END: Final = b"\n}\n"
 
 # A claim older than this belongs to a writer that died or sleeps; a living one needs milliseconds.
 _CLAIM_SECONDS: Final = 5.0
@@ -34,8 +45,19 @@ def new_document(kind: str, version: int, **fields: Any) -> Document:
 
 
 def encode_document(document: Document) -> bytes:
-    """Return the bytes of a document: indented JSON, for people with `cat`."""
-    return dump_json(document, indent=1)
+    """Return the bytes of a document: indented JSON, for people with `cat`, and its checksum."""
+    body = dump_json({key: value for key, value in document.items() if key != "crc32"}, indent=1)
+    return body[: -len(_END)] + b'%s%08x"%s' % (_CHECKSUM, zlib.crc32(body), _END)
+
+
+def is_as_written(data: bytes) -> bool:
+    """Whether the bytes of a document are those that `encode_document` made.
+
+    Reading does not ask this: a document that somebody has edited by hand is still read. The
+    check of a store does.
+    """
+    body, mark, rest = data.rpartition(_CHECKSUM)
+    return bool(mark) and rest == b'%08x"%s' % (zlib.crc32(body + _END), _END)
 
 
 def read_document(path: Path, *, kind: str, version: int) -> Document:
@@ -60,18 +82,18 @@ def read_document(path: Path, *, kind: str, version: int) -> Document:
 def parse_document(data: bytes, path: Path, *, kind: str, version: int) -> Document:
     """Parse and check the bytes of a document that were read from `path`."""
     try:
-        document = load_json(data)
+        document: Any = load_json(data)
     except ValueError as error:
         reason = "it is empty" if not data.strip() else f"it is not whole JSON ({error})"
         raise CorruptRecordError(path, reason) from error
     if not isinstance(document, dict) or document.get("format") != kind:
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise CorruptRecordError(path, f"expected format {kind!r} and found {found!r}")
-    found_version = document.get("version")
-    if not isinstance(found_version, int) or not 1 <= found_version <= version:
-        raise FormatVersionError(path, found=found_version, readable=version)
-    if not isinstance(document.get("revision"), int):
-        raise CorruptRecordError(path, "it has no revision number")
+    for number in ("version", "revision"):
+        if not isinstance(document.get(number), int):
+            raise CorruptRecordError(path, f"it has no {number} number")
+    if not 1 <= document["version"] <= version:
+        raise FormatVersionError(path, found=document["version"], readable=version)
     return document
 
 

@@ -7,7 +7,6 @@ refused, and the caller keeps it in another.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any, Final
@@ -170,8 +169,9 @@ def _encode_level(level: pd.Index, codes: np.ndarray) -> tuple[Any, dict[str, An
     if isinstance(level.dtype, pd.CategoricalDtype):
         return _encode_values(pd.Series(level.array.take(codes, allow_fill=True)))
     array, tag = _encode_values(level)
-    if getattr(level, "freq", None) is not None:
-        tag["freq"] = level.freq.freqstr
+    if type(level) is pd.DatetimeIndex and level.freq is not None:
+        # Kept whole: a selection of rows keeps all steps of the level, and its frequency.
+        tag |= {"freq": level.freq.freqstr, "size": len(level), "start": encode(level[0])}
     missing = codes < 0
     indices = pa.array(codes.astype(np.int32), mask=missing if missing.any() else None)
     if pa.types.is_large_string(array.type):
@@ -208,38 +208,41 @@ def _index(values: Any) -> pd.Index:
     return pd.Index(values, dtype=values.dtype, tupleize_cols=False)
 
 
-def _with_freq(values: Any, tag: dict[str, Any]) -> pd.Index:
-    level = _index(values)
-    if "freq" in tag:
-        with contextlib.suppress(ValueError):  # not every step of it is in use any more
-            level.freq = tag["freq"]
-    return level
-
-
 def _decode_level(tag: dict[str, Any], table: pa.Table) -> tuple[pd.Index, np.ndarray]:
     column = table.column(tag["field"])
     if tag["dtype"] == "category":
         values = _decode_values(column, tag)
         return pd.CategoricalIndex(values.categories, dtype=values.dtype), values.codes
     if not len(column):
-        return _with_freq(_decode_values(column, tag), tag), np.empty(0, dtype=np.int32)
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    column = column.unify_dictionaries().combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # what combine_chunks returns differs by release
-        column = column.chunk(0)
-    level = _with_freq(_decode_values(column.dictionary, tag), tag)
-    indices = column.indices
-    codes = indices.fill_null(-1) if indices.null_count else indices
-    codes = codes.to_numpy(zero_copy_only=False)
+        level, codes = _index(_decode_values(column, tag)), np.empty(0, dtype=np.int32)
+    else:
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        column = column.unify_dictionaries().combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # what combine_chunks returns differs by release
+            column = column.chunk(0)
+        level = _index(_decode_values(column.dictionary, tag))
+        indices = column.indices
+        indices = indices.fill_null(-1) if indices.null_count else indices
+        codes = indices.to_numpy(zero_copy_only=False)
+    if "freq" in tag:
+        whole = pd.date_range(
+            decode(tag["start"]), periods=tag["size"], freq=tag["freq"], unit=level.unit
+        )
+        return whole, _recoded(codes, whole.get_indexer(level))
     if level.is_monotonic_increasing:
         return level, codes
     # Sorted levels make the index lexsorted where the rows are, which pandas can use.
     order = np.asarray(level.argsort())
-    position = np.empty(len(order) + 1, dtype=np.intp)
+    position = np.empty(len(order), dtype=np.intp)
     position[order] = np.arange(len(order))
-    position[-1] = -1
-    return level.take(order), position[codes]
+    return level.take(order), _recoded(codes, position)
+
+
+def _recoded(codes: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Return the codes for a level in which the value `i` stands at ``position[i]``."""
+    recoded: np.ndarray = np.append(position, -1)[codes]  # the code -1, missing, stays
+    return recoded
 
 
 # --- columns ---------------------------------------------------------------------------------
@@ -365,7 +368,7 @@ def _encode_categories(values: Any) -> tuple[Any, dict[str, Any]]:
         "dtype": "category",
         "ordered": bool(values.ordered),
         "categories": [encode(item) for item in categories.tolist()],
-        "name": encode(_plain(categories.name)),
+        "categories_name": encode(_plain(categories.name)),
         "inner": inner,
     }
     back = _categories(tag)
@@ -412,7 +415,7 @@ def _decode_values(column: Any, tag: dict[str, Any]) -> Any:
 
 def _decode_categories(column: Any, tag: dict[str, Any]) -> pd.Categorical:
     categories = _categories(tag)
-    categories.name = decode(tag["name"])
+    categories.name = decode(tag["categories_name"])
     values = _index(_decode_values(column, tag["inner"]))
     codes = categories.get_indexer(values)
     return pd.Categorical.from_codes(codes, categories=categories, ordered=tag["ordered"])

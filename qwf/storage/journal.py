@@ -18,7 +18,7 @@ from ..version import JOURNAL_FORMAT
 from . import fsio
 from .codec import dump_json, load_json
 
-__all__ = ["JournalWriter", "read_journal"]
+__all__ = ["JournalWriter", "read_journal", "whole_size"]
 
 _MAGIC: Final = b"qwf-journal/"
 
@@ -73,9 +73,15 @@ def read_journal(path: Path) -> Iterator[Json]:
     _check_header(path, lines[0])
     for number, line in enumerate(lines[1:], start=2):
         body = line[9:] + b"\n"
-        if line[:8] != b"%08x" % zlib.crc32(body):
+        if line[:9] != b"%08x " % zlib.crc32(body):
             raise CorruptRecordError(path, f"line {number} does not match its checksum")
         yield load_json(body)
+
+
+def whole_size(path: Path) -> tuple[int, int]:
+    """Return how many bytes of a journal are whole lines, and how many it has."""
+    data = fsio.read_bytes(path)
+    return data.rfind(b"\n") + 1, len(data)
 
 
 def _check_header(path: Path, line: bytes) -> None:

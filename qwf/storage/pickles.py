@@ -6,6 +6,7 @@ import io
 import pickle
 from collections.abc import Sequence
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from ..errors import PickleRefusedError
 
@@ -26,7 +27,8 @@ _SAFE_NAMES: Final[dict[str, frozenset[str]]] = {
     "copyreg": frozenset({"_reconstructor"}),
     "datetime": frozenset({"date", "datetime", "time", "timedelta", "timezone"}),
     "decimal": frozenset({"Decimal"}),
-    "zoneinfo": frozenset({"ZoneInfo._unpickle"}),
+    "zoneinfo": frozenset({"ZoneInfo", "ZoneInfo._unpickle"}),
+    "pyarrow.lib": frozenset({"_restore_array", "py_buffer", "type_for_alias", "chunked_array"}),
     "_codecs": frozenset({"encode"}),
     "numpy": frozenset(
         "ndarray dtype bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 "
@@ -42,6 +44,7 @@ _SAFE_PANDAS: Final = frozenset(
     "DataFrame Series Index MultiIndex RangeIndex DatetimeIndex TimedeltaIndex PeriodIndex "
     "CategoricalIndex IntervalIndex Categorical CategoricalDtype DatetimeTZDtype StringDtype "
     "BlockManager SingleBlockManager DatetimeArray TimedeltaArray StringArray PandasArray "
+    "ArrowStringArray "
     "NumpyExtensionArray FloatingArray IntegerArray BooleanArray Int8Dtype Int16Dtype Int32Dtype "
     "Int64Dtype UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype Float32Dtype Float64Dtype "
     "BooleanDtype _new_Index _new_DatetimeIndex _unpickle_block _unpickle_timestamp "
@@ -90,6 +93,13 @@ def load_pickle(data: bytes, *, policy: str, allow: Sequence[str], source: objec
     return _RestrictedUnpickler(io.BytesIO(data), allow=allow, source=source).load()
 
 
+def _zone_reader(owner: object, name: str) -> Any:
+    """Stand for ``getattr``, which pickled time zones ask for, and give nothing else away."""
+    if owner is ZoneInfo and name == "_unpickle":
+        return ZoneInfo._unpickle  # type: ignore[attr-defined]  # private, and what pickle uses
+    raise PickleRefusedError(f"a pickle asks for the attribute {name!r} of {owner!r}.")
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, *, allow: Sequence[str], source: object) -> None:
         super().__init__(file)
@@ -97,6 +107,8 @@ class _RestrictedUnpickler(pickle.Unpickler):
         self._source = source
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _zone_reader
         if name in _SAFE_NAMES.get(module, ()):
             return super().find_class(module, name)
         if module.partition(".")[0] == "pandas" and name in _SAFE_PANDAS:

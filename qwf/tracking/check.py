@@ -12,15 +12,18 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ..errors import CorruptRecordError, QwfError
+from ..errors import QwfError
 from ..storage import fsio, layout
 from ..storage.artifacts import measure
-from ..storage.documents import Document
+from ..storage.documents import Document, is_as_written
+from ..storage.journal import whole_size
 from .metadata import ArtifactEntry, parse_artifact
 from .metrics import read_observations
+from .recorder import Recorder
 from .store import Store
 
 __all__ = ["Finding", "check_store"]
@@ -73,12 +76,10 @@ class _Examiner:
         self._older_than = older_than_seconds
 
     def examine(self) -> Iterator[Finding]:
-        try:
-            if not self._store.check_version():
-                yield self._finding(self._root / layout.STORE_FILE, "there is no store here")
-        except CorruptRecordError as error:
-            yield self._finding(self._root / layout.STORE_FILE, error.reason)
+        if not self._store.check_version():
+            yield self._finding(self._root / layout.STORE_FILE, "there is no store here")
             return
+        yield from self._as_written(self._root / layout.STORE_FILE)
         yield from self._leftovers()
         experiments = self._root / layout.EXPERIMENTS
         for name in sorted(fsio.list_names(experiments)):
@@ -94,6 +95,10 @@ class _Examiner:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+    def _as_written(self, path: Path) -> Iterator[Finding]:
+        if not is_as_written(fsio.read_bytes(path)):
+            yield self._finding(path, "it does not match its checksum: damaged, or edited by hand")
 
     def _leftovers(self) -> Iterator[Finding]:
         for directory, names, files in os.walk(self._root):
@@ -121,6 +126,7 @@ class _Examiner:
             path = directory / layout.EXPERIMENT_FILE
             yield self._finding(path, str(error))
             return
+        yield from self._as_written(directory / layout.EXPERIMENT_FILE)
         for recorder_id in sorted(fsio.list_names(directory / layout.RECORDERS)):
             yield from self._recorder(name, recorder_id)
 
@@ -136,11 +142,31 @@ class _Examiner:
                 directory / layout.RECORDER_FILE, str(error), lambda: self._set_aside(directory)
             )
             return
+        yield from self._as_written(directory / layout.RECORDER_FILE)
+        if document["status"] != Recorder.STATUS_R:
+            yield from self._torn_journals(directory)
         try:
             list(read_observations(directory))
         except QwfError as error:
             yield self._finding(directory, str(error))
         yield from self._artifacts(experiment_id, recorder_id, document)
+
+    def _torn_journals(self, directory: Path) -> Iterator[Finding]:
+        for name in sorted(filter(layout.is_metrics_file, fsio.list_names(directory))):
+            path = directory / name
+            whole, size = whole_size(path)
+            if whole < size:
+                yield self._finding(
+                    path,
+                    f"its last {size - whole} bytes are no whole entry: a process died while "
+                    "it wrote them, or they are damaged",
+                    partial(self._cut, path, whole),
+                )
+
+    def _cut(self, path: Path, size: int) -> None:
+        data = fsio.read_bytes(path)
+        self._set_aside(path)
+        fsio.write_atomic(path, data[:size])
 
     def _artifacts(
         self, experiment_id: str, recorder_id: str, document: Document
@@ -153,7 +179,7 @@ class _Examiner:
                 yield self._finding(
                     path,
                     "no entry of the recorder names it",
-                    lambda: self._set_aside(path),  # noqa: B023
+                    partial(self._set_aside, path),
                 )
         for path, name in known.items():
             yield from self._artifact(path, name, entries[name], (experiment_id, recorder_id))

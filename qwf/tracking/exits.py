@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
-__all__ = ["keep", "release"]
+__all__ = ["is_open", "keep", "release"]
 
 # What to call with a status, per open run; insertion order, so that inner runs end first.
 _open: dict[tuple[int, str], Callable[[bool], None]] = {}
@@ -34,6 +34,11 @@ def keep(key: str, end: Callable[[bool], None]) -> None:
 def release(key: str) -> None:
     """Forget a run that has ended."""
     _open.pop((os.getpid(), key), None)
+
+
+def is_open(key: str) -> bool:
+    """Whether a run was started in this process and has not ended."""
+    return (os.getpid(), key) in _open
 
 
 def _install() -> None:

@@ -6,6 +6,7 @@ import logging
 from typing import Any, Final, Literal, overload
 
 from ..errors import MissingArgumentError, RecorderNotFoundError, RecorderStateError
+from . import exits
 from .metadata import RecorderRecord
 from .recorder import DEFAULT_RECORDER_NAME, Recorder
 from .store import Store
@@ -173,7 +174,12 @@ class Experiment:
         return Recorder._of(self._store, self.id, recorder_id, record)
 
     def _newest(self, name: str) -> Recorder | None:
-        named = [recorder for recorder in self.list_recorders(self.RT_L) if recorder.name == name]
+        named = [
+            recorder
+            for recorder in self.list_recorders(self.RT_L)
+            # The name of a broken one is unknown.
+            if recorder.name == name and recorder.status != Recorder.STATUS_BROKEN
+        ]
         if len(named) > 1:
             _logger.info("%d recorders are named %r; the newest is meant", len(named), name)
         return named[0] if named else None
@@ -195,11 +201,11 @@ class Experiment:
         if recorder_id is None and recorder_name is None:
             raise MissingArgumentError("delete_recorder needs recorder_id or recorder_name.")
         recorder = self.get_recorder(recorder_id, recorder_name, create=False)
-        if recorder == self.active_recorder:
+        assert recorder.id is not None  # found on disk
+        if exits.is_open(recorder.id):
             raise RecorderStateError(
                 f"recorder {recorder.id} is active and cannot be deleted. End it first."
             )
-        assert recorder.id is not None  # found on disk
         self._store.discard_recorder(self.id, recorder.id)
 
     # --- many ---

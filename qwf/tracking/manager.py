@@ -195,6 +195,14 @@ class ExpManager:
         finally:
             _remove(layer)
 
+    def end_through(self, experiment: Experiment, recorder_status: str) -> None:
+        """End a run that `start_exp` returned, and first those started after it.
+
+        Nothing happens when it has ended already, even if an outer run is active.
+        """
+        while any(layer.experiment is experiment for layer in self._own_layers()):
+            self.end_exp(recorder_status)
+
     # --- experiments ---
 
     def create_exp(self, experiment_name: str | None = None) -> Experiment:
@@ -304,12 +312,12 @@ class ExpManager:
         ExperimentNotFoundError
             If there is none.
         RecorderStateError
-            If it is active here.
+            If it is active in this process.
         """
         if experiment_id is None and experiment_name is None:
             raise MissingArgumentError("delete_exp needs experiment_id or experiment_name.")
         experiment = self._find(experiment_id, experiment_name)
-        if any(layer.experiment == experiment for layer in self._own_layers()):
+        if any(layer.experiment == experiment for layer in _runs):
             raise RecorderStateError(
                 f"experiment {experiment.name!r} is active and cannot be deleted. "
                 "Nothing was changed. Leave its R.start block first."

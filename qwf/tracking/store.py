@@ -33,7 +33,7 @@ __all__ = ["Store"]
 _logger: Final = logging.getLogger("qwf.tracking")
 
 # Broken entries are reported once per process, not at every listing.
-_reported: set[str] = set()
+_reported: set[object] = set()
 
 
 class Store:
@@ -61,7 +61,11 @@ class Store:
     # --- the store itself ---
 
     def check_version(self) -> bool:
-        """Return whether the store exists; raise if a newer qwf made it."""
+        """Return whether the store exists; raise if a newer qwf made it.
+
+        A damaged ``qwf.json`` is reported and otherwise harmless: every other file carries the
+        version of its own format.
+        """
         if self._checked:
             return True
         path = self.root / layout.STORE_FILE
@@ -69,6 +73,8 @@ class Store:
             read_document(path, kind=STORE_KIND, version=STORE_FORMAT)
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except CorruptRecordError as error:
+            self._report(error)
         self._checked = True
         return True
 
@@ -235,8 +241,7 @@ class Store:
             return None
 
     @staticmethod
-    def _report(error: Exception) -> None:
-        text = str(error)
-        if text not in _reported:
-            _reported.add(text)
-            _logger.warning("%s", text)
+    def _report(error: CorruptRecordError | FormatVersionError) -> None:
+        if error.path not in _reported:
+            _reported.add(error.path)
+            _logger.warning("%s", error)

@@ -1,0 +1,113 @@
+"""Plain data comes back from JSON equal, types included; the rest is refused with its place."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwf.storage.codec import NotPlainError, decode, dump_json, encode, load_json
+
+moments = st.datetimes(
+    min_value=datetime.datetime(1700, 1, 1), max_value=datetime.datetime(2200, 1, 1)
+).map(lambda moment: moment.replace(fold=0))
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=True)
+    | st.text()
+    | st.dates()
+    | moments
+    | moments.map(pd.Timestamp)
+    | moments.map(lambda moment: pd.Timestamp(moment, tz="Asia/Shanghai"))
+)
+keys = st.text() | st.integers() | st.booleans() | st.none() | st.tuples(st.integers(), st.text())
+plain = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(keys, inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return (math.isnan(one) and math.isnan(other)) or (
+            one == other and math.copysign(1, one) == math.copysign(1, other)
+        )
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return same(list(one), list(other)) and same(list(one.values()), list(other.values()))
+    return bool(one == other)
+
+
+@given(plain)
+def test_plain_data_round_trips_exactly(value: Any) -> None:
+    assert same(decode(load_json(dump_json(encode(value)))), value)
+
+
+def test_not_a_time_and_units_round_trip() -> None:
+    assert decode(encode(pd.NaT)) is pd.NaT
+    moment = pd.Timestamp("2020-01-01").as_unit("s")
+    assert decode(encode(moment)).unit == "s"
+    assert decode(encode(pd.Timestamp("2020-01-01 00:00:00.123456789"))).nanosecond == 789
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"a": [1, {2}]}, "a[1]"),
+        ({"model": {"class": dict}}, "model.class"),
+        ([np.float64(1)], "[0]"),
+        ((1, Colour.RED), "[1]"),
+        ({"x": Text("y")}, "x"),
+        ({"x": b"bytes"}, "x"),
+    ],
+)
+def test_what_is_not_plain_is_refused_with_its_place(value: object, place: str) -> None:
+    with pytest.raises(NotPlainError) as caught:
+        encode(value)
+    assert caught.value.place == place
+
+
+def test_an_integer_too_long_to_print_is_refused() -> None:
+    with pytest.raises(NotPlainError, match="is a int"):
+        encode([10**5000])
+
+
+def test_a_structure_that_contains_itself_is_refused() -> None:
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(NotPlainError):
+        encode(value)
+
+
+def test_an_unknown_kind_of_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="newer qwf"):
+        decode({"$quaternion": [1, 2, 3, 4]})
+
+
+def test_text_that_utf8_cannot_hold_is_escaped() -> None:
+    assert load_json(dump_json({"x": "\ud800"})) == {"x": "\ud800"}

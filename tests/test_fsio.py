@@ -1,0 +1,194 @@
+"""Files and directories change whole or not at all, and errors say what happened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwf.errors import WriteError, WriteRefusedError
+from qwf.storage import fsio
+
+
+class FailingOs:
+    """The module `os`, but one call fails with an errno (always, or the first `times`)."""
+
+    def __init__(self, name: str, number: int, times: int = 10**9, *, after: bool = False) -> None:
+        self.name, self.number, self.times, self.after = name, number, times, after
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name != self.name:
+            return real
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.times <= 0:
+                return real(*args, **kwargs)
+            self.times -= 1
+            if self.after:
+                real(*args, **kwargs)
+            raise OSError(self.number, os.strerror(self.number))
+
+        return call
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(os.listdir(directory))
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    fsio.write_atomic(path, b"one")
+    fsio.write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_full_disk_leaves_the_old_content_and_no_debris(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "a"
+    fsio.write_atomic(path, b"one")
+    monkeypatch.setattr(fsio, "os", FailingOs(call, errno.ENOSPC))
+    with pytest.raises(WriteError, match=r"cannot write .*/a: No space left") as caught:
+        fsio.write_atomic(path, b"two")
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == b"one"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_read_only_directory_is_a_permission_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsio, "os", FailingOs("open", errno.EROFS))
+    with pytest.raises(WriteRefusedError, match="can be read") as caught:
+        fsio.write_atomic(tmp_path / "a", b"x")
+    assert isinstance(caught.value, PermissionError)
+
+
+def test_a_missing_directory_is_not_created_by_a_write(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fsio.write_atomic(tmp_path / "no" / "a", b"x")
+
+
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ShortOs:
+        def __getattr__(self, name: str) -> Any:
+            if name == "write":
+                return lambda descriptor, data: os.write(descriptor, bytes(data)[:3])
+            return getattr(os, name)
+
+    monkeypatch.setattr(fsio, "os", ShortOs())
+    fsio.write_atomic(tmp_path / "a", b"0123456789")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+def test_the_mode_of_a_file_follows_the_umask_and_the_group_the_directory(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        fsio.write_atomic(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_the_group_of_a_setgid_directory_is_inherited(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root may give a directory to another group")
+    os.chown(tmp_path, -1, 12345)
+    os.chmod(tmp_path, 0o2775)
+    fsio.publish_directory(tmp_path / "d", {"f": b"x"})
+    fsio.write_atomic(tmp_path / "d" / "g", b"x")
+    assert (tmp_path / "d" / "f").stat().st_gid == 12345
+    assert (tmp_path / "d" / "g").stat().st_gid == 12345
+
+
+def test_an_exclusive_name_is_given_once(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    assert fsio.create_exclusive(fsio.write_temporary(path, b"one"), path)
+    assert not fsio.create_exclusive(fsio.write_temporary(path, b"two"), path)
+    assert path.read_bytes() == b"one"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_link_that_happened_although_the_server_reports_eexist_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    temporary = fsio.write_temporary(path, b"one")
+    monkeypatch.setattr(fsio, "os", FailingOs("link", errno.EEXIST, after=True))
+    assert fsio.create_exclusive(temporary, path)
+
+
+def test_a_directory_is_published_with_its_files_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fsio.publish_directory(tmp_path / "d", {"f": b"1"})
+    assert not fsio.publish_directory(tmp_path / "d", {"f": b"2"})
+    assert (tmp_path / "d" / "f").read_bytes() == b"1"
+    monkeypatch.setattr(fsio, "os", FailingOs("fsync", errno.ENOSPC))
+    with pytest.raises(WriteError):
+        fsio.publish_directory(tmp_path / "e", {"f": b"1"})
+    assert names(tmp_path) == ["d"]
+
+
+def test_reading_survives_a_stale_handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(fsio, "os", FailingOs("open", errno.ESTALE, times=2))
+    assert fsio.read_bytes(path) == b"x"
+
+
+def test_a_filesystem_without_fsync_of_directories_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsio, "os", FailingOs("fsync", errno.EINVAL))
+    fsio.fsync_directory(tmp_path)
+
+
+def test_moving_never_replaces(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    with pytest.raises(WriteError):
+        fsio.move(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"b"
+
+
+def test_removing_a_tree_does_not_follow_links(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"x")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "link").symlink_to(outside)
+    fsio.remove_tree(tree)
+    assert names(outside) == ["precious"]
+    assert not tree.exists()
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 10)
+    real = os.fstat
+
+    class Growing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def fstat(self, descriptor: int) -> os.stat_result:
+            result = real(descriptor)
+            with path.open("ab") as file:
+                file.write(b"y" * 5)
+            return result
+
+    saved = vars(fsio)["os"]
+    vars(fsio)["os"] = Growing()
+    try:
+        assert fsio.read_bytes(path) == b"x" * 10 + b"y" * 5
+    finally:
+        vars(fsio)["os"] = saved
