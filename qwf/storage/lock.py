@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -42,12 +43,16 @@ def hold(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         If another process or thread held it all the time.
     WriteRefusedError
         If the directory may not be written.
+    FileNotFoundError
+        If the directory does not exist.
 
     Notes
     -----
     *A crash* of the holder releases the lock (the kernel does). Threads of one process exclude
     each other too. It is not reentrant.
     """
+    if not path.parent.is_dir():  # filelock would create it, and so bring back what was deleted
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     lock = FileLock(path, timeout=seconds, poll_interval=_POLL_SECONDS, thread_local=False)
     try:
         lock.acquire()

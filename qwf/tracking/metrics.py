@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import threading
@@ -48,12 +49,27 @@ class MetricLog:
         ------
         TypeError
             If a value is no number. Nothing was logged.
+        WriteError
+            If the disk is full. Nothing was logged, and later calls work.
         """
         values = {key: _number(key, value) for key, value in metrics.items()}
         form: Json = {key: _encode_number(value) for key, value in values.items()}
         entry: Json = [round(time.time(), 6), step, form]
         with self._lock:
-            self._opened().append(entry)
+            try:
+                self._opened().append(entry)
+            except OSError:
+                self._abandon()
+                raise
+
+    def _abandon(self) -> None:
+        # Half a line may be at the end of the file, which only its last line may be: what
+        # follows goes into another one.
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.sync()
+            self._writer.close()
+        self._writer = None
 
     def _opened(self) -> JournalWriter:
         pid = os.getpid()
@@ -79,9 +95,10 @@ def _number(key: str, value: object) -> float:
         )
     try:
         return float(value)  # type: ignore[arg-type]  # numbers of NumPy, torch, Decimal ...
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
-            f"metric {key!r} is a {type(value).__name__}; expected a number. Nothing was logged."
+            f"metric {key!r} is a {type(value).__name__}; expected a number that a float can "
+            "hold. Nothing was logged."
         ) from error
 
 

@@ -307,7 +307,8 @@ class Recorder:
         if self._metric_log is None:
             self._metric_log = MetricLog(self._directory)
         self._metric_log.append(metrics, 0 if step is None else int(step))
-        if self.status != self.STATUS_R:  # no `end_run` will follow that sums up
+        # The `end_run` of this process sums up. One elsewhere may have been already.
+        if not exits.is_open(self._known_id()) and self._refreshed().status != self.STATUS_R:
             self._close_metrics()
             summary = self._summary()
             self._update(lambda doc: {**doc, "metrics": summary})

@@ -112,12 +112,20 @@ class Store:
         self.ensure()
         directory = self.experiment_directory(identity)
         document = new_experiment(identity, name)
-        # Saves the writing of a directory that would be dropped again.
-        if fsio.exists(directory) or not fsio.publish_directory(
-            directory, {layout.EXPERIMENT_FILE: encode_document(document)}
-        ):
+        path = directory / layout.EXPERIMENT_FILE
+        if not self._publish_experiment(path, encode_document(document)):
             raise ExpAlreadyExistError(name, store=self.root)
-        return parse_experiment(document, directory / layout.EXPERIMENT_FILE)
+        return parse_experiment(document, path)
+
+    @staticmethod
+    def _publish_experiment(path: Path, data: bytes) -> bool:
+        if not fsio.exists(path.parent):
+            return fsio.publish_directory(path.parent, {path.name: data})
+        # A directory without its file is a foreign one, or holds what a late writer of a deleted
+        # experiment has left. Looking first saves a write.
+        return not fsio.exists(path) and fsio.create_exclusive(
+            fsio.write_temporary(path, data), path
+        )
 
     def read_experiment(self, experiment_id: str) -> ExperimentRecord | None:
         """Return an experiment by its id, or None when there is none.

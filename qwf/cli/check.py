@@ -1,0 +1,27 @@
+"""``qwf check``: what is wrong in a store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from ..config import C
+from ..storage.layout import parse_uri
+from ..tracking.check import check_store
+
+__all__ = ["run_check"]
+
+
+def run_check(store: str | None, *, repair: bool, as_json: bool) -> int:
+    """Print the findings and return 1 if something is left that is wrong, else 0."""
+    root = parse_uri(C.uri if store is None else store)
+    findings = check_store(root, repair=repair)
+    left = [finding for finding in findings if not finding.repaired]
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            mark = "repaired" if finding.repaired else "wrong"
+            print(f"{mark:>8}  {finding.path}: {finding.problem}")
+        print(f"{root}: {len(findings) - len(left)} repaired, {len(left)} wrong.")
+    return 1 if left else 0
