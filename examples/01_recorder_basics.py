@@ -48,8 +48,8 @@ def main(directory: str) -> None:
     # A run that fails is kept as well, and says so.
     try:
         with R.start(experiment_name="basics", recorder_name="second"):
-            raise RuntimeError("out of luck")
-    except RuntimeError:
+            print(1 / 0)
+    except ZeroDivisionError:
         pass
     for one in R.list_recorders(experiment_name="basics").values():
         print(f"{one.name:7} {one.status}")

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "facade": {"tracking", "config"},
     "cli": ALL_BELOW_FACADE | {"facade"},
     "testing": {"storage", "tracking"},
+    "__main__": {"cli"},
 }
 THIRD_PARTY = {"numpy", "pandas", "pyarrow", "filelock", "yaml", "tqdm"}
 ONLY_IN = {

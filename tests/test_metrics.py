@@ -216,9 +216,7 @@ def test_threads_may_log_into_one_recorder(recorder: Recorder) -> None:
     assert recorder.list_metrics() == {f"m{number}": 49.0 for number in range(4)}
 
 
-def test_forked_processes_may_log_into_one_recorder(
-    recorder: Recorder, children: Children
-) -> None:
+def test_forked_processes_may_log_into_one_recorder(recorder: Recorder, children: Children) -> None:
     recorder.log_metrics(parent=1)
 
     def log(number: int) -> None:
@@ -251,9 +249,12 @@ def test_a_torn_last_line_is_passed_over(recorder: Recorder) -> None:
     assert recorder.list_metrics() == {"m": 1.0}
 
 
-def test_a_changed_line_is_damage(recorder: Recorder) -> None:
-    recorder.log_metrics(m=1)
-    recorder.log_metrics(m=2)
+def test_a_changed_line_is_damage(store: Path) -> None:
+    R.start_exp(experiment_name="e")
+    R.log_metrics(m=1)
+    R.log_metrics(m=2)
+    recorder = R.get_recorder()
+    R.end_exp("SCHEDULED")
     (journal,) = Path(recorder.get_local_dir()).glob("metrics*")
     journal.write_bytes(journal.read_bytes().replace(b'"m":1', b'"m":7'))
     with pytest.raises(CorruptRecordError, match="line 2 does not match its checksum"):

@@ -55,7 +55,7 @@ class Opaque:
         {"$tuple": 1},
         {"$new": 1},
         float("inf"),
-        10**5000,
+        10**3000,
         "x" * 100_000,
         "第一",
         "\ud800",
@@ -74,18 +74,13 @@ class Opaque:
         int,
         Opaque(),
     ],
-    ids=lambda value: f"{type(value).__name__}-{str(value)[:20]!a}" if value != 10**5000 else "big",
+    ids=lambda value: f"{type(value).__name__}-{str(value)[:20]!a}",
 )
 def test_a_param_reads_back_as_its_text(recorder: Recorder, value: Any) -> None:
-    expected = _text(value)
     recorder.log_params(p=value)
-    assert params_of(recorder) == {"p": expected}
+    assert params_of(recorder) == {"p": str(value)}
     recorder.end_run("FINISHED")
-    assert params_of(R.get_recorder(recorder_id=recorder.id)) == {"p": expected}
-
-
-def _text(value: Any) -> str:
-    return str(value)
+    assert params_of(R.get_recorder(recorder_id=recorder.id)) == {"p": str(value)}
 
 
 @pytest.mark.parametrize("name", ["", "self", "a.b/c d", "参数", "$x", "x" * 1000, "a\nb"])
@@ -96,9 +91,7 @@ def test_params_and_tags_may_have_any_name(recorder: Recorder, name: str) -> Non
     assert recorder.list_tags() == {name: "2"}
 
 
-def test_the_command_line_is_a_param(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_is_a_param(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "0.1"])
     monkeypatch.setenv("_QLIB_SEED", "7")
     with R.start(experiment_name="e"):
@@ -223,9 +216,11 @@ def test_tags_are_a_dict(store: Path, updates: list[dict[str, str]]) -> None:
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.tuples(inner, inner)
-    | st.dictionaries(texts, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(texts, inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

@@ -1,6 +1,7 @@
 """The command line ``qwf``: parse, call one function, print.
 
-Exit codes: 0 done, 1 it went wrong or a check has findings, 2 the command line is wrong, 130 Ctrl-C.
+Exit codes: 0 done, 1 it went wrong or a check has findings, 2 the command line is wrong, 130 it was
+interrupted.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ JSON has no tuples, dates, NaN or keys that are not strings; these are written a
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import math
 import sys
@@ -188,15 +189,19 @@ def decode(form: Json) -> Any:
 
 def dump_json(value: Json, *, indent: int | None = None) -> bytes:
     """Return JSON text in UTF-8 with a final newline."""
-    separators = (",", ":") if indent is None else (",", ": ")
     try:
-        text = json.dumps(
-            value, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators
-        )
-        return f"{text}\n".encode()
+        return f"{_encoder(indent, ensure_ascii=False).encode(value)}\n".encode()
     except UnicodeEncodeError:  # a lone surrogate, which only the escaped form can hold
-        text = json.dumps(value, allow_nan=False, indent=indent, separators=separators)
-        return f"{text}\n".encode()
+        return f"{_encoder(indent, ensure_ascii=True).encode(value)}\n".encode()
+
+
+@functools.cache
+def _encoder(indent: int | None, *, ensure_ascii: bool) -> json.JSONEncoder:
+    # `json.dumps` would make one for every call.
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.JSONEncoder(
+        ensure_ascii=ensure_ascii, allow_nan=False, indent=indent, separators=separators
+    )
 
 
 def load_json(data: bytes) -> Json:

@@ -34,6 +34,7 @@ __all__ = [
     "move",
     "publish_directory",
     "read_bytes",
+    "remove_empty_directories",
     "remove_file",
     "remove_tree",
     "replace_with",
@@ -73,8 +74,12 @@ def _writing(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        raise (WriteRefusedError if refused else WriteError)(path, error) from error
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: OSError) -> WriteError:
+    refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return (WriteRefusedError if refused else WriteError)(path, error)
 
 
 def fsync_directory(path: Path) -> None:
@@ -323,6 +328,15 @@ def remove_tree(path: Path) -> None:
         os.rmdir(path)
 
 
+def remove_empty_directories(path: Path) -> None:
+    """Remove a directory and all below it, if there are only directories; else what is empty."""
+    with contextlib.suppress(NotADirectoryError, FileNotFoundError):
+        for name in os.listdir(path):
+            remove_empty_directories(path / name)
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+
 def copy_whole(source: Path, near: Path) -> tuple[Path, int, str]:
     """Copy a file to a new private file beside `near`, durable.
 
@@ -435,8 +449,13 @@ class AppendFile:
 
     def append(self, data: bytes) -> None:
         """Append all of `data`."""
-        with _writing(self.path):
-            _write_all(self._descriptor, data)
+        # Every logged metric comes here, and entering `_writing` takes longer than the write.
+        try:
+            written = os.write(self._descriptor, data)
+            if written < len(data):
+                _write_all(self._descriptor, memoryview(data)[written:])
+        except OSError as error:
+            raise _refusal(self.path, error) from error
 
     def sync(self) -> None:
         """Return once everything appended is on stable storage."""

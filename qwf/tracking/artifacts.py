@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -95,8 +96,7 @@ class ArtifactArea:
 
     def save_objects(self, objects: Mapping[str, Any]) -> None:
         """Save objects under names; if one cannot be saved, none is."""
-        for name in objects:
-            layout.split_artifact_name(name)
+        _refuse_names(objects)
         encoded = {name: dump_object(name, obj) for name, obj in objects.items()}
         staged: list[Staged] = []
         with _dropping_on_error(staged):
@@ -108,8 +108,7 @@ class ArtifactArea:
 
     def save_files(self, files: Mapping[str, Path]) -> None:
         """Copy the user's files to names; if one cannot be read, none is kept."""
-        for name in files:
-            layout.split_artifact_name(name)
+        _refuse_names(files)
         staged: list[Staged] = []
         with _dropping_on_error(staged):
             for name, source in files.items():
@@ -201,9 +200,13 @@ class ArtifactArea:
             destination = target.joinpath(*layout.split_artifact_name(one))
             destination.parent.mkdir(parents=True, exist_ok=True)
             source = self.verified_path(one)
-            partial = destination.with_name(f"{destination.name}.partial")
-            shutil.copyfile(source, partial)
-            os.replace(partial, destination)
+            # A short name of its own: others may download to the same place.
+            partial = destination.with_name(f".partial-{secrets.token_hex(8)}")
+            try:
+                shutil.copyfile(source, partial)
+                os.replace(partial, destination)
+            finally:
+                partial.unlink(missing_ok=True)
         return target.joinpath(*layout.split_artifact_name(name))
 
     def path_of(self, name: str) -> Path:
@@ -223,15 +226,24 @@ class ArtifactArea:
         return inside
 
 
+def _refuse_names(names: Iterable[str]) -> None:
+    for name in names:
+        layout.split_artifact_name(name)
+        _refuse_collision(name, names)
+
+
 def _refuse_collision(name: str, known: Iterable[str]) -> None:
     """Refuse a name that would have to be a file and a directory at once."""
     for other in known:
         if other.startswith(f"{name}/") or name.startswith(f"{other}/"):
-            raise UnsafeNameError("an artifact", name, f"the recorder has {other!r} already")
+            reason = f"there is {other!r}, and one name cannot be a file and a directory"
+            raise UnsafeNameError("an artifact", name, reason)
 
 
 def _place(staged: list[Staged]) -> None:
     for one in staged:
+        # Empty ones are left by a write that failed below this name.
+        fsio.remove_empty_directories(one.path)
         fsio.replace_with(one.temporary, one.path, durable=False)
     for parent in {one.path.parent for one in staged}:
         fsio.fsync_directory(parent)

@@ -124,8 +124,8 @@ class ExpManager:
         return [layer for layer in _layers.get() if layer.manager is self]
 
     def _active_layer(self) -> _Layer | None:
-        for layer in reversed(self._own_layers()):
-            if layer.experiment is not None:
+        for layer in reversed(_layers.get()):
+            if layer.manager is self and layer.experiment is not None:
                 return layer
         return None
 
@@ -355,6 +355,12 @@ def default_manager() -> ExpManager:
     It is made anew after each `qwf.init`; without any, it is that of ``./qwf_store``.
     """
     global _default
+    if _default is not None and _default[0][0] == C.generation:
+        layers = _layers.get()
+        # While a run is active here no setting changes; to ask the environment takes longer than
+        # to log a metric.
+        if layers and layers[-1].experiment is not None and layers[-1].manager is _default[1]:
+            return _default[1]
     key = (C.generation, C.uri, C.default_exp_name)
     if _default is None or _default[0] != key:
         _default = key, ExpManager(C.uri, C.default_exp_name, base=C.origin)
