@@ -53,9 +53,9 @@ def hold(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """
     if not path.parent.is_dir():  # filelock would create it, and so bring back what was deleted
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
-    lock = FileLock(path, timeout=seconds, poll_interval=_POLL_SECONDS, thread_local=False)
+    lock = FileLock(path, thread_local=False)
     try:
-        lock.acquire()
+        lock.acquire(timeout=seconds, poll_interval=_POLL_SECONDS)
     except Timeout as error:
         raise LockTimeoutError(path, seconds) from error
     except OSError as error:

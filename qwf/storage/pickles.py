@@ -28,6 +28,7 @@ _SAFE_NAMES: Final[dict[str, frozenset[str]]] = {
     "datetime": frozenset({"date", "datetime", "time", "timedelta", "timezone"}),
     "decimal": frozenset({"Decimal"}),
     "zoneinfo": frozenset({"ZoneInfo", "ZoneInfo._unpickle"}),
+    "pytz": frozenset({"_p", "_UTC"}),
     "pyarrow.lib": frozenset({"_restore_array", "py_buffer", "type_for_alias", "chunked_array"}),
     "_codecs": frozenset({"encode"}),
     "numpy": frozenset(

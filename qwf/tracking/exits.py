@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
+from ..errors import QwfError
+
 __all__ = ["is_open", "keep", "release"]
 
 # What to call with a status, per open run; insertion order, so that inner runs end first.
@@ -85,5 +87,6 @@ def _end_all() -> None:
     for key in reversed(mine):
         end = _open.pop(key, None)
         if end is not None:
-            with contextlib.suppress(OSError):  # a store that is gone must not hide the exit
+            # A store or run that is gone must not hide the exit, nor keep others from ending.
+            with contextlib.suppress(OSError, QwfError):
                 end(_failed)

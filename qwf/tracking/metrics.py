@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,9 @@ class MetricLog:
         self._lock = threading.Lock()
         self._writer: JournalWriter | None = None
         self._pid = 0
+        # What this process has logged, so that summing up need not read it again.
+        self._files: set[str] = set()
+        self._newest: dict[str, tuple[int, float, float]] = {}  # step, time, value
 
     def append(self, metrics: Mapping[str, Any], step: int) -> None:
         """Append the values of one step.
@@ -54,14 +57,20 @@ class MetricLog:
             If the disk is full. Nothing was logged, and later calls work.
         """
         # By hand, because `json` would take as long as all the rest of the call.
-        values = [f"{_json_name(key)}:{_json_number(key, value)}" for key, value in metrics.items()]
-        entry = f"[{time.time():.6f},{step},{{{','.join(values)}}}]\n".encode()
+        numbers = {key: _number(key, value) for key, value in metrics.items()}
+        values = [f"{_json_name(key)}:{_json_number(number)}" for key, number in numbers.items()]
+        moment = time.time()
+        entry = f"[{moment:.6f},{step},{{{','.join(values)}}}]\n".encode()
         with self._lock:
             try:
                 self._opened().append_encoded(entry)
             except OSError:
                 self._abandon()
                 raise
+            for key, number in numbers.items():
+                known = self._newest.get(key)
+                if known is None or (step, moment) >= (known[0], known[1]):
+                    self._newest[key] = step, moment, number
 
     def _abandon(self) -> None:
         # Half a line may be at the end of the file, which only its last line may be: what
@@ -74,9 +83,13 @@ class MetricLog:
 
     def _opened(self) -> JournalWriter:
         pid = os.getpid()
-        if self._writer is None or self._pid != pid:
+        if self._pid != pid:
+            self._writer, self._pid = None, pid
+            self._files, self._newest = set(), {}
+        if self._writer is None:
             name = layout.metrics_file(f"{time.time_ns():x}-{pid}-{secrets.token_hex(3)}")
-            self._writer, self._pid = JournalWriter(self._directory / name), pid
+            self._writer = JournalWriter(self._directory / name)
+            self._files.add(name)
         return self._writer
 
     def close(self) -> None:
@@ -87,8 +100,22 @@ class MetricLog:
                 self._writer.close()
             self._writer = None
 
+    def summary(self) -> dict[str, MetricPoint]:
+        """Return what `latest` finds in all journals; this one's own are not read again."""
+        with self._lock:
+            mine = self._pid == os.getpid()
+            files = frozenset(self._files) if mine else frozenset()
+            newest = dict(self._newest) if mine else {}
+        own = [
+            Observation(round(moment, 6), step, key, value)
+            for key, (step, moment, value) in newest.items()
+        ]
+        return latest([*read_observations(self._directory, besides=files), *own])
+
 
 def _number(key: str, value: object) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, (str, bytes)):
         raise TypeError(
             f"metric {key!r} is {value!r}; expected a number. Nothing was logged; "
@@ -103,8 +130,7 @@ def _number(key: str, value: object) -> float:
         ) from error
 
 
-def _json_number(key: str, value: object) -> str:
-    number = value if type(value) is float else _number(key, value)
+def _json_number(number: float) -> str:
     # JSON has no NaN; `float` reads these words back.
     return repr(number) if number - number == 0 else f'"{number!r}"'
 
@@ -114,8 +140,14 @@ def _json_name(key: str) -> str:
     return dump_json(key).decode().rstrip("\n")
 
 
-def read_observations(directory: Path) -> Iterator[Observation]:
+def read_observations(directory: Path, *, besides: Collection[str] = ()) -> Iterator[Observation]:
     """Yield everything logged into a recorder's directory, in order of time.
+
+    Parameters
+    ----------
+    directory : Path
+    besides : collection of str
+        Names of journals that are passed over.
 
     Raises
     ------
@@ -123,7 +155,8 @@ def read_observations(directory: Path) -> Iterator[Observation]:
         If a journal is damaged.
     """
     found: list[Observation] = []
-    for name in sorted(filter(layout.is_metrics_file, fsio.list_names(directory))):
+    names = filter(layout.is_metrics_file, fsio.list_names(directory))
+    for name in sorted(set(names).difference(besides)):
         path = directory / name
         for entry in read_journal(path):
             found.extend(_parse(entry, path))
@@ -142,7 +175,7 @@ def _parse(entry: Any, path: Path) -> list[Observation]:
         raise CorruptRecordError(path, f"{entry!r} is not an entry of metrics") from error
 
 
-def latest(observations: Iterator[Observation]) -> dict[str, MetricPoint]:
+def latest(observations: Iterable[Observation]) -> dict[str, MetricPoint]:
     """Return per metric the value of the highest step, and of those the last logged."""
     newest: dict[str, Observation] = {}
     for one in observations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,6 @@ from . import exits
 from .artifacts import ArtifactArea, files_below, joined
 from .metadata import (
     ArtifactEntry,
-    MetricPoint,
     RecorderRecord,
     encode_param,
     local_time,
@@ -354,14 +353,14 @@ class Recorder:
             self._metric_log.close()
 
     def _summary(self) -> dict[str, Any]:
-        points: Mapping[str, MetricPoint] = latest(read_observations(self._directory))
+        log = self._metric_log or MetricLog(self._directory)
         return {
             key: {
                 "value": one.value if one.value - one.value == 0 else repr(one.value),
                 "step": one.step,
                 "time": one.time,
             }
-            for key, one in points.items()
+            for key, one in log.summary().items()
         }
 
     # --- artifacts ---
@@ -496,8 +495,13 @@ class Recorder:
 
     def _update(self, change: Callable[[Document], Document]) -> Document:
         identity = self._known_id()
+
+        def checked(document: Document) -> Document:
+            self._store.parse(self.experiment_id, identity, document)  # a damaged one is refused
+            return change(document)
+
         try:
-            document = self._store.update_recorder(self.experiment_id, identity, change)
+            document = self._store.update_recorder(self.experiment_id, identity, checked)
         except FileNotFoundError as error:
             raise RecorderNotFoundError("id", identity, experiment=self.experiment_id) from error
         self._show(self._store.parse(self.experiment_id, identity, document))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,9 @@ from .metadata import (
 __all__ = ["Store"]
 
 _logger: Final = logging.getLogger("qwf.tracking")
+
+# The longest name that Linux, macOS and NFS can look up.
+_MAX_ENTRY_BYTES: Final = 255
 
 # Broken entries are reported once per process, not at every listing.
 _reported: set[object] = set()
@@ -237,7 +241,13 @@ class Store:
     @staticmethod
     def _is_entry(name: object) -> bool:
         """Whether an id can be a directory name of ours; it never leaves its directory."""
-        return isinstance(name, str) and name[:1] not in ("", ".") and "/" not in name
+        if not isinstance(name, str) or name[:1] in ("", "."):
+            return False
+        try:
+            encoded = os.fsencode(name)
+        except UnicodeEncodeError:
+            return False
+        return len(encoded) <= _MAX_ENTRY_BYTES and b"/" not in encoded and b"\0" not in encoded
 
     def _or_report(
         self, read: Callable[[str], ExperimentRecord | None], name: str

@@ -1,0 +1,130 @@
+"""Settings: checked before any change; `init` beats the environment; Qlib's forms are known."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qwf
+from qwf import C, R
+from qwf.config import Config
+from qwf.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("settings_restored")
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    qwf.init(uri=tmp_path / "a")
+    with pytest.raises(
+        ConfigError, match="unknown setting 'provider_url': did you mean 'provider_"
+    ):
+        qwf.init(uri=tmp_path / "b", provider_url="x")
+    assert R.get_uri() == str(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pickle_policy": "sometimes"},
+        {"pickle_allow": "sklearn"},
+        {"uri": 3},
+        {"exp_manager": "MLflowExpManager"},
+        {"exp_manager": {"kwargs": {"url": "x"}}},
+    ],
+)
+def test_an_impossible_value_is_refused_before_anything_is_changed(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    qwf.init(uri=tmp_path)
+    before = repr(C)
+    with pytest.raises(ConfigError):
+        qwf.init(**settings)
+    assert repr(C) == before
+
+
+def test_qlibs_form_of_the_experiment_manager_is_understood(tmp_path: Path) -> None:
+    manager = {
+        "class": "MLflowExpManager",
+        "module_path": "qlib.workflow.expm",
+        "kwargs": {"uri": f"file:{tmp_path}/s", "default_exp_name": "Mine"},
+    }
+    qwf.init(exp_manager=manager, region="cn", mongo={"task_url": "x"}, redis_host="y")
+    R.log_params(a=1)
+    R.end_exp()
+    assert list(R.list_experiments()) == ["Mine"]
+    assert (tmp_path / "s" / "qwf.json").exists()
+
+
+def test_init_beats_the_environment_and_the_environment_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Config().uri == "qwf_store"
+    monkeypatch.setenv("QWF_URI", str(tmp_path / "env"))
+    assert Config().uri == str(tmp_path / "env")
+    assert R.get_uri() == str(tmp_path / "env"), "QWF_URI alone makes R usable"
+    qwf.init(uri=tmp_path / "given")
+    assert R.get_uri() == str(tmp_path / "given")
+
+
+def test_a_second_init_forgets_the_first(tmp_path: Path) -> None:
+    qwf.init(uri=tmp_path, default_exp_name="Mine")
+    qwf.init(uri=tmp_path)
+    assert C.default_exp_name == "Experiment"
+
+
+def test_skip_if_reg_keeps_the_first_init(tmp_path: Path) -> None:
+    qwf.init(uri=tmp_path / "a")
+    qwf.init(uri=tmp_path / "b", skip_if_reg=True)
+    assert R.get_uri() == str(tmp_path / "a")
+
+
+def test_init_creates_nothing(tmp_path: Path) -> None:
+    qwf.init(uri=tmp_path / "s")
+    assert R.list_experiments() == {}
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_relative_store_stays_where_it_was_when_the_process_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    qwf.init(uri="s")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with R.start(experiment_name="e"):
+        pass
+    assert (tmp_path / "s" / "qwf.json").exists()
+
+
+def test_settings_read_as_attributes_and_items() -> None:
+    assert C["default_exp_name"] == C.default_exp_name
+    assert C.get("no_such_thing", 5) == 5
+    with pytest.raises(KeyError, match="did you mean"):
+        C["default_exp_nam"]
+    with pytest.raises(AttributeError, match="did you mean 'calendar'"):
+        C.calender  # noqa: B018
+
+
+def test_the_logging_level_is_that_of_the_logger_qwf(tmp_path: Path) -> None:
+    before = logging.getLogger("qwf").level
+    try:
+        qwf.init(uri=tmp_path, logging_level="ERROR")
+        assert logging.getLogger("qwf").level == logging.ERROR
+    finally:
+        logging.getLogger("qwf").setLevel(before)
+
+
+def test_a_recorder_travels_to_another_process_by_reference(tmp_path: Path) -> None:
+    qwf.init(uri=tmp_path / "s")
+    with R.start(experiment_name="e") as experiment:
+        recorder = experiment.active_recorder
+        R.save_objects(x=[1])
+    data = pickle.dumps(recorder)
+    assert len(data) < 500
+    back = pickle.loads(data)
+    assert back == recorder
+    assert (back.status, back.load_object("x")) == ("FINISHED", [1])
