@@ -62,7 +62,7 @@ def test_a_number_of_any_kind_is_logged_as_its_float(recorder: Recorder, number:
 
 @pytest.mark.parametrize("value", ["1.5", b"1", None, 1j, [1.0], {}, pd.NA, object()])
 def test_what_is_no_number_is_refused_with_its_name(recorder: Recorder, value: Any) -> None:
-    with pytest.raises(TypeError, match="'bad'.*Nothing was logged"):
+    with pytest.raises(TypeError, match=r"'bad'.*Nothing was logged"):
         recorder.log_metrics(good=1, bad=value)
     assert recorder.list_metrics() == {}
     recorder.log_metrics(good=2)
@@ -70,7 +70,7 @@ def test_what_is_no_number_is_refused_with_its_name(recorder: Recorder, value: A
 
 
 def test_a_number_too_large_for_a_float_is_refused_with_its_name(recorder: Recorder) -> None:
-    with pytest.raises(TypeError, match="'bad'.*Nothing was logged"):
+    with pytest.raises(TypeError, match=r"'bad'.*Nothing was logged"):
         recorder.log_metrics(good=1, bad=10**400)
     assert recorder.list_metrics() == {}
 

@@ -87,7 +87,7 @@ def test_check_01_every_member_of_r_says_that_init_is_missing(
         lambda: R.save_objects(a=1),
     ]
     for call in calls:
-        with pytest.raises(NotInitializedError, match="qwf.init"):
+        with pytest.raises(NotInitializedError, match=r"qwf.init"):
             call()
 
 
@@ -114,7 +114,7 @@ def test_check_02_a_block_is_a_run_that_ends_finished(store: Path) -> None:
 
 
 def test_check_02_an_exception_ends_the_run_failed_and_is_passed_on(store: Path) -> None:
-    with pytest.raises(ZeroDivisionError), R.start(experiment_name="e"):
+    with pytest.raises(ZeroDivisionError), R.start(experiment_name="e"):  # noqa: PT012
         recorder = R.get_recorder()
         1 / 0  # noqa: B018
     read = R.get_recorder(experiment_name="e", recorder_id=recorder.id)
@@ -131,7 +131,7 @@ def test_check_03_return_from_inside_the_block_ends_finished(store: Path) -> Non
 def test_check_04_an_interrupt_inside_the_block_leaves_nothing_active(
     store: Path, kind: type[BaseException]
 ) -> None:
-    with pytest.raises(kind), R.start(experiment_name="e"):
+    with pytest.raises(kind), R.start(experiment_name="e"):  # noqa: PT012
         recorder = R.get_recorder()
         raise kind
     assert R.exp_manager.active_experiment is None
@@ -208,7 +208,7 @@ def test_check_09_of_two_recorders_with_one_name_the_newest_is_meant(store: Path
 
 def test_check_10_only_custom_named_recorders_are_not_found_without_a_name(store: Path) -> None:
     new_run("e", "custom")
-    with pytest.raises(ValueError, match="mlflow_recorder.*'custom'"):
+    with pytest.raises(ValueError, match=r"mlflow_recorder.*'custom'"):
         R.get_recorder(experiment_name="e")
 
 
@@ -315,7 +315,7 @@ def test_check_15_a_resume_by_a_process_with_other_arguments_logs_everything(
 
 def test_check_16_a_bad_log_call_raises_and_later_calls_work(store: Path) -> None:
     with R.start(experiment_name="e"):
-        with pytest.raises(TypeError, match="'m'.*'many'"):
+        with pytest.raises(TypeError, match=r"'m'.*'many'"):
             R.log_metrics(m="many")
         R.log_params(a=1)
         R.log_metrics(m=1.0)
@@ -418,7 +418,7 @@ def test_check_20_nested_runs_are_a_stack(store: Path) -> None:
 def test_check_20_a_failed_inner_run_leaves_the_outer_one_as_it_was(store: Path) -> None:
     with R.start(experiment_name="outer"):
         outer = R.get_recorder()
-        with pytest.raises(RuntimeError), R.start(experiment_name="inner"):
+        with pytest.raises(RuntimeError), R.start(experiment_name="inner"):  # noqa: PT012
             inner = R.get_recorder()
             raise RuntimeError
         with pytest.raises(RecorderNotFoundError), R.start(recorder_id="none", resume=True):
@@ -443,7 +443,7 @@ def test_check_21_a_uri_holds_for_the_run_and_no_longer(store: Path) -> None:
 
 def test_check_21_uri_context_is_left_by_an_exception_too(store: Path) -> None:
     other = store.with_name("other")
-    with pytest.raises(RuntimeError), R.uri_context(other):
+    with pytest.raises(RuntimeError), R.uri_context(other):  # noqa: PT012
         assert R.get_uri() == str(other)
         raise RuntimeError
     assert R.get_uri() == str(store)
@@ -584,11 +584,11 @@ def test_check_30_a_missing_or_broken_artifact_is_a_load_object_error(store: Pat
     with R.start(experiment_name="e"):
         R.save_objects(present={1, 2})
         recorder = R.get_recorder()
-        with pytest.raises(LoadObjectError, match="'absent'.*'present'"):
+        with pytest.raises(LoadObjectError, match=r"'absent'.*'present'"):
             R.load_object("absent")
     for broken in (b"", b"\x80\x04garbage", b"x" * 10_000):
         Path(recorder.get_local_dir(), "artifacts", "present").write_bytes(broken)
-        with pytest.raises(LoadObjectError, match="present.* is damaged"):
+        with pytest.raises(LoadObjectError, match=r"present.* is damaged"):
             recorder.load_object("present")
 
 

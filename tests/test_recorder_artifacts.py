@@ -51,6 +51,9 @@ class Thing:
 
     __hash__ = None
 
+    def __repr__(self) -> str:
+        return f"Thing({self.value!r})"
+
 
 class Unpicklable:
     def __reduce__(self) -> Any:
@@ -106,7 +109,7 @@ def test_an_object_that_cannot_be_pickled_is_refused_and_none_is_saved(
     recorder.save_objects(kept="old")
     before = snapshot(area(recorder))
     for bad in (Unpicklable(), lambda: None, (i for i in range(2)), open(os.devnull)):  # noqa: SIM115
-        with pytest.raises(SaveObjectError, match="'bad'.*Nothing was saved"):
+        with pytest.raises(SaveObjectError, match=r"'bad'.*Nothing was saved"):
             recorder.save_objects(kept="new", bad=bad)
         if hasattr(bad, "close"):
             bad.close()
@@ -282,7 +285,7 @@ def test_files_are_loaded_by_their_suffix_else_as_pickles(recorder: Recorder, so
     assert recorder.load_object("deep/er/b.pkl") == {"b": 1}
     assert recorder.load_object("c.json") == {"$tuple": [1]}
     assert list(recorder.load_object("d.parquet")["x"]) == [1, 2]
-    with pytest.raises(LoadObjectError, match="a.txt.* cannot be read as pickle"):
+    with pytest.raises(LoadObjectError, match=r"a.txt.* cannot be read as pickle"):
         recorder.load_object("a.txt")
 
 
@@ -460,7 +463,7 @@ def test_a_full_disk_leaves_the_artifacts_as_they_were(
     ):
         with monkeypatch.context() as patch:
             patch.setattr("qwf.storage.fsio.os", FaultyOs(**faults))
-            with pytest.raises(WriteError, match="No space left.*unchanged"):
+            with pytest.raises(WriteError, match=r"No space left.*unchanged"):
                 save()
         assert recorder.load_object("x") == "old"
         assert sorted(recorder.artifacts()) == ["x", "y"]

@@ -178,7 +178,7 @@ def _user() -> str | None:
 def encode_param(value: object) -> Json:
     """Return a param as stored: with its type where that is exact, else as text."""
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        plain = value.item()
+        plain = value.item()  # type: ignore[attr-defined]  # NumPy is not loaded for this
         if str(plain) == str(value):
             value = plain
     try:

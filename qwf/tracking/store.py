@@ -110,7 +110,8 @@ class Store:
 
         Notes
         -----
-        One rename creates the directory together with its file: *readers* see all or nothing.
+        One rename creates the directory together with its file (where there is a directory
+        already, one link creates the file): *readers* see all or nothing.
         """
         identity = layout.encode_name(name)
         self.ensure()
