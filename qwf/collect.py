@@ -211,6 +211,8 @@ class RecorderCollector(Collector):
         wanted = rec_filter_func or self.rec_filter_func
         collected: dict[str, dict[Any, Any]] = {}
         for recorder in self._recorders():
+            if recorder.status == Recorder.STATUS_BROKEN:
+                continue  # the listing has said so
             if self.status is not None and recorder.status not in self.status:
                 continue
             if wanted is not None and not wanted(recorder):

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from qwf.errors import ArtifactNotFoundError
-from qwf.storage import documents
+from qwf.storage import lock
 from qwf.testing.crash import crash_points
 from qwf.tracking.check import check_store
 from qwf.tracking.experiment import Experiment
@@ -175,7 +175,7 @@ def test_an_operation_may_be_killed_at_any_call(
 ) -> None:
     operation, whole, done = OPERATIONS[name]
     # A dead writer's claim is settled at once; in life, after some seconds.
-    monkeypatch.setattr(documents, "_CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "ABANDONED_SECONDS", 0.0)
     steps = 0
     for point in crash_points(prepared, operation, tmp_path):
         root, steps = point.directory, point.step

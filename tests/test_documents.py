@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qwf.errors import CorruptRecordError, FormatVersionError, LockTimeoutError
-from qwf.storage import documents, fsio
+from qwf.storage import fsio, lock
 from qwf.storage.documents import (
     encode_document,
     new_document,
@@ -113,7 +113,7 @@ def no_lock(path: Path, *, seconds: float = 0) -> Iterator[None]:
 
 def _many_changes(path: Path, writer: int, n: int, *, locked: bool) -> None:
     if not locked:
-        vars(documents)["hold"] = no_lock
+        vars(lock)["hold"] = no_lock
     for number in range(n):
         update(path, setting(f"{writer}-{number}", os.getpid()))
 
@@ -146,7 +146,7 @@ def test_a_writer_that_slept_before_its_claim_does_not_undo_what_came_since(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slow writer has read revision 1; meanwhile 2 and 3 are committed; it links 2 again."""
-    monkeypatch.setattr(documents, "hold", no_lock)
+    monkeypatch.setattr(lock, "hold", no_lock)
     asleep, awake = threading.Event(), threading.Event()
     real = fsio.create_exclusive
     slow_thread: list[int] = []
@@ -180,7 +180,7 @@ def test_the_claim_of_a_dead_writer_is_published_by_the_next(
     dead = {**read(path), "counts": {"dead": 1}, "revision": 2}
     claim = path.with_name("doc.json.2")
     claim.write_bytes(encode_document(dead))
-    monkeypatch.setattr(documents, "_CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "ABANDONED_SECONDS", 0.0)
     update(path, setting("next", 1))
     assert read(path)["counts"] == {"dead": 1, "next": 1}
     assert not claim.exists()

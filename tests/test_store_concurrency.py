@@ -35,8 +35,7 @@ def no_lock(path: Path, **_: Any) -> Iterator[None]:
 @pytest.fixture(params=["locked", "unlocked"])
 def locking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "unlocked":
-        monkeypatch.setattr("qwf.storage.documents.hold", no_lock)
-        monkeypatch.setattr("qwf.tracking.artifacts.hold", no_lock)
+        monkeypatch.setattr("qwf.storage.lock.hold", no_lock)
 
 
 def test_processes_that_start_one_new_experiment_at_once_share_it(
@@ -127,6 +126,7 @@ def test_params_metrics_tags_and_artifacts_go_into_one_run_at_once(
     ]
 
 
+@pytest.mark.usefixtures("locking")
 def test_artifacts_of_one_name_end_as_one_of_those_saved(store: Path, children: Children) -> None:
     recorder = new_run()
 
@@ -148,8 +148,7 @@ def test_artifacts_of_one_name_end_as_one_of_those_saved(store: Path, children: 
 def test_artifacts_of_different_names_are_kept_without_locks_too(
     store: Path, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwf.storage.documents.hold", no_lock)
-    monkeypatch.setattr("qwf.tracking.artifacts.hold", no_lock)
+    monkeypatch.setattr("qwf.storage.lock.hold", no_lock)
     recorder = new_run()
 
     def save(number: int) -> None:

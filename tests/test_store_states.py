@@ -523,3 +523,38 @@ def test_a_disk_that_fills_during_a_run_fails_it_and_the_store_stays_sound(
     assert R.get_recorder(experiment_name="e", recorder_id=late.id).status == "RUNNING"
     late.end_run("FAILED")
     assert late.status == "FAILED"
+
+
+def test_a_copied_experiment_is_listed_beside_the_original(store: Path) -> None:
+    with R.start(experiment_name="e"):
+        R.log_params(a=1)
+    shutil.copytree(store / "experiments" / "e", store / "experiments" / "e copy")
+    assert sorted(R.list_experiments()) == ["e", "e copy"]
+    copied = R.get_exp(experiment_id="e copy", create=False).list_recorders("list")
+    assert [recorder.list_params()["a"] for recorder in copied] == ["1"]
+
+
+def test_a_damaged_journal_does_not_keep_a_run_from_ending(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with R.start(experiment_name="e"):
+        R.log_metrics(first=1.0)
+        recorder = R.get_recorder()
+    (journal,) = Path(recorder.get_local_dir()).glob("metrics.*")
+    journal.write_bytes(journal.read_bytes().replace(b"1.0", b"2.0"))
+    with R.start(experiment_name="e", recorder_id=recorder.id, resume=True):
+        R.log_metrics(second=2.0)
+    assert "does not match its checksum" in caplog.text
+    assert R.get_recorder(experiment_name="e").status == "FINISHED"
+    assert recorder.list_metrics() == {"first": 1.0, "second": 2.0}
+
+
+def test_a_relative_store_given_later_starts_from_the_directory_of_that_moment(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    with R.start(experiment_name="e", uri="s"):
+        monkeypatch.chdir(tmp_path)
+        R.log_params(a=1)
+    assert (tmp_path / "there" / "s" / "qwf.json").exists()

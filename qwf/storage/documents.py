@@ -9,7 +9,6 @@ dropped by the next writer.
 
 from __future__ import annotations
 
-import random
 import time
 import zlib
 from collections.abc import Callable
@@ -17,9 +16,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ..errors import CorruptRecordError, FormatVersionError, LockTimeoutError
-from . import fsio
+from . import fsio, lock
 from .codec import dump_json, load_json
-from .lock import LOCK_SECONDS, hold
 
 __all__ = [
     "Document",
@@ -34,9 +32,6 @@ Document: TypeAlias = dict[str, Any]
 
 _CHECKSUM: Final = b',\n "crc32": "'
 _END: Final = b"\n}\n"
-
-# A claim older than this belongs to a writer that died or sleeps; a living one needs milliseconds.
-_CLAIM_SECONDS: Final = 5.0
 
 
 def new_document(kind: str, version: int, **fields: Any) -> Document:
@@ -103,7 +98,7 @@ def update_document(
     *,
     kind: str,
     version: int,
-    seconds: float = LOCK_SECONDS,
+    seconds: float = lock.LOCK_SECONDS,
 ) -> Document:
     """Change a document; concurrent changes are applied one after the other, none is lost.
 
@@ -128,7 +123,7 @@ def update_document(
     with or without a claim file ``<name>.<revision>``, which the next change settles.
     """
     deadline = time.monotonic() + seconds
-    with hold(path.parent / f".{path.name}.lock", seconds=seconds):
+    with lock.hold(path.parent / f".{path.name}.lock", seconds=seconds):
         while True:
             present = read_document(path, kind=kind, version=version)
             revision = present["revision"]
@@ -144,6 +139,7 @@ def _commit(path: Path, changed: Document, *, kind: str, version: int) -> bool:
     claim = path.with_name(f"{path.name}.{changed['revision']}")
     temporary = fsio.write_temporary(path, encode_document(changed))
     if not fsio.create_exclusive(temporary, claim, durable=False):
+        fsio.remove_file(temporary)
         _settle(path, claim, kind=kind, version=version)
         return False
     present = read_document(path, kind=kind, version=version)
@@ -163,8 +159,8 @@ def _commit(path: Path, changed: Document, *, kind: str, version: int) -> bool:
 def _settle(path: Path, claim: Path, *, kind: str, version: int) -> None:
     """Wait for the owner of a claim; publish it if the owner seems dead."""
     try:
-        if _age(claim) < _CLAIM_SECONDS:
-            time.sleep(random.uniform(0.001, 0.01))
+        if not lock.is_abandoned(claim):
+            lock.pause()
             return
         present = read_document(path, kind=kind, version=version)
         if claim.name == f"{path.name}.{present['revision'] + 1}":
@@ -173,12 +169,3 @@ def _settle(path: Path, claim: Path, *, kind: str, version: int) -> None:
             fsio.remove_file(claim)
     except FileNotFoundError:
         return
-
-
-def _age(path: Path) -> float:
-    """Return a file's age in seconds by the file server's clock."""
-    probe = fsio.write_temporary(path, b"", durable=False)
-    try:
-        return fsio.modified_at(probe) - fsio.modified_at(path)
-    finally:
-        fsio.remove_file(probe)

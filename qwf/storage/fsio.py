@@ -25,6 +25,7 @@ __all__ = [
     "AppendFile",
     "copy_whole",
     "create_exclusive",
+    "create_whole",
     "exists",
     "fsync_directory",
     "is_temporary",
@@ -38,6 +39,7 @@ __all__ = [
     "remove_file",
     "remove_tree",
     "replace_with",
+    "server_time",
     "write_atomic",
     "write_temporary",
 ]
@@ -201,7 +203,7 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
     Returns
     -------
     bool
-        Whether this call created `path`. The private name is gone either way.
+        Whether this call created `path`. If not, the private file is kept, for another try.
 
     Notes
     -----
@@ -210,15 +212,25 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
     """
     with _writing(path):
         try:
-            try:
-                os.link(temporary, path)
-                created = True
-            except FileExistsError:
-                created = _same_inode(temporary, path)
-        finally:
+            os.link(temporary, path)
+        except FileExistsError:
+            if not _same_inode(temporary, path):
+                return False
+        except BaseException:
             _forget(temporary)
-        if created and durable:
+            raise
+        _forget(temporary)
+        if durable:
             fsync_directory(path.parent)
+    return True
+
+
+def create_whole(path: Path, data: bytes) -> bool:
+    """Create a file with its content, durable, unless the name is taken; return whether it did."""
+    temporary = write_temporary(path, data)
+    created = create_exclusive(temporary, path)
+    if not created:
+        remove_file(temporary)
     return created
 
 
@@ -417,6 +429,18 @@ def modified_at(path: Path) -> float:
         return os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)
+
+
+def server_time(near: Path) -> float:
+    """Return what time it is on the file server that holds `near`, in seconds since the epoch.
+
+    The clocks of two hosts are never compared: a fresh file beside `near` tells the server's.
+    """
+    probe = write_temporary(near, b"", durable=False)
+    try:
+        return modified_at(probe)
+    finally:
+        remove_file(probe)
 
 
 def _retry_stale(call: Callable[[], _T]) -> _T:

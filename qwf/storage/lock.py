@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,11 +18,16 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from ..errors import LockTimeoutError, WriteRefusedError
+from . import fsio
 
-__all__ = ["LOCK_SECONDS", "hold"]
+__all__ = ["ABANDONED_SECONDS", "LOCK_SECONDS", "hold", "is_abandoned", "pause"]
 
 # Longer than any write under a lock takes, short enough that a hung peer is noticed.
 LOCK_SECONDS: Final = 60.0
+
+# What a writer has announced and not finished for so long (on the file server's clock) belongs to
+# one that died or sleeps; a living one needs milliseconds.
+ABANDONED_SECONDS = 5.0
 
 # Critical sections last about a millisecond; filelock's own default would sleep 50.
 _POLL_SECONDS: Final = 0.002
@@ -66,3 +73,27 @@ def hold(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_abandoned(path: Path, *, since: float | None = None) -> bool:
+    """Whether the writer of a file must have given up what it had announced.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    since : float, optional
+        When it was announced, on the file server's clock; default: when `path` was changed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is gone.
+    """
+    announced = fsio.modified_at(path) if since is None else since
+    return fsio.server_time(path) - announced >= ABANDONED_SECONDS
+
+
+def pause() -> None:
+    """Sleep for a few milliseconds, of random length so that competitors spread out."""
+    time.sleep(random.uniform(0.001, 0.01))

@@ -3,6 +3,9 @@
 The record decides what exists. A new artifact's file is in place before its entry is committed; an
 overwritten one is first announced (its entry holds both digests), then replaced, then settled. At
 every moment, and after a crash at any of them, the file is whole and its digest is a recorded one.
+
+Names are taken by ``link``, which never replaces, and an announced artifact belongs to who has
+announced it, so that writers exclude each other also where locks do not.
 """
 
 from __future__ import annotations
@@ -11,16 +14,22 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ArtifactCorruptError, ArtifactNotFoundError, UnsafeNameError
-from ..storage import fsio, layout
+from ..errors import (
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    LockTimeoutError,
+    QwfError,
+    UnsafeNameError,
+)
+from ..storage import fsio, layout, lock
 from ..storage.artifacts import FILE, Digest, dump_object, load_object, measure
 from ..storage.documents import Document
-from ..storage.lock import hold
 from .metadata import ArtifactEntry, parse_artifact
 
 __all__ = ["ArtifactArea", "Staged", "files_below", "joined"]
@@ -125,23 +134,97 @@ class ArtifactArea:
         return path
 
     def _publish(self, staged: list[Staged]) -> None:
+        """Give staged artifacts their names, and commit their entries, all at once."""
         if not staged:
             return
-        with hold(self.directory / f".{layout.ARTIFACTS}.lock"):
-            known = self.entries()
-            for one in staged:
-                _refuse_collision(one.name, known)
-            fresh = [one for one in staged if one.name not in known]
-            overwriting = [one for one in staged if one.name in known]
-            _place(fresh)
-            entries = {one.name: one.entry for one in fresh}
-            for one in overwriting:
-                before = _on_disk(one.path, known[one.name])
-                entries[one.name] = replace(one.entry, replaces=before)
-            self._update(_setting(entries))
+        lock_path = self.directory / f".{layout.ARTIFACTS}.lock"
+        deadline = time.monotonic() + lock.LOCK_SECONDS
+        placed: set[str] = set()
+        with lock.hold(lock_path), self._withdrawing_on_error(staged, placed):
+            while not self._announced(staged, placed):
+                if time.monotonic() > deadline:
+                    raise LockTimeoutError(lock_path, lock.LOCK_SECONDS)
+                lock.pause()
+            overwriting = [one for one in staged if one.name not in placed]
             if overwriting:
-                _place(overwriting)
-                self._update(_setting({one.name: one.entry for one in overwriting}))
+                self._overwrite(overwriting)
+
+    @contextlib.contextmanager
+    def _withdrawing_on_error(self, staged: list[Staged], placed: set[str]) -> Iterator[None]:
+        """Take back names that were given to new artifacts whose entries were not committed."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError, QwfError):
+                left = placed - self.entries().keys()
+                for one in staged:
+                    if one.name in left:
+                        fsio.remove_file(one.path)
+            raise
+
+    def _announced(self, staged: list[Staged], placed: set[str]) -> bool:
+        """Place what is new and commit all entries; False while another writer is in the way."""
+        known = self.entries()
+        for one in staged:
+            _refuse_collision(one.name, known)
+            if not self._is_ours(one, known.get(one.name), placed):
+                return False
+        for parent in {one.path.parent for one in staged if one.name in placed}:
+            fsio.fsync_directory(parent)
+        since = fsio.server_time(self.directory / layout.RECORDER_FILE) if known else 0.0
+        forms = {}
+        for one in staged:
+            before = _on_disk(one.path, known[one.name]) if one.name in known else None
+            forms[one.name] = replace(one.entry, replaces=before, since=since).as_json()
+        return self._commit(known, forms)
+
+    def _is_ours(self, one: Staged, entry: ArtifactEntry | None, placed: set[str]) -> bool:
+        """Whether this writer may go on with an artifact: its name is taken, or nobody is at it."""
+        if entry is None:
+            if one.name in placed or _take_name(one):
+                placed.add(one.name)
+                return True
+            return False
+        if one.name in placed:  # we slept so long that our file was dropped and another saved
+            raise LockTimeoutError(one.path, lock.ABANDONED_SECONDS)
+        record = self.directory / layout.RECORDER_FILE
+        return entry.replaces is None or lock.is_abandoned(record, since=entry.since)
+
+    def _commit(self, known: Mapping[str, ArtifactEntry], forms: Mapping[str, Any]) -> bool:
+        """Commit entries if those there are still the known ones."""
+        seen = {name: known[name].as_json() if name in known else None for name in forms}
+
+        def change(document: Document) -> Document:
+            present = document["artifacts"]
+            if any(present.get(name) != form for name, form in seen.items()):
+                raise _OvertakenError
+            return {**document, "artifacts": {**present, **forms}}
+
+        try:
+            self._update(change)
+        except _OvertakenError:
+            return False
+        return True
+
+    def _overwrite(self, staged: list[Staged]) -> None:
+        """Replace the files of announced artifacts, and settle their entries."""
+        known = self.entries()
+        for one in staged:
+            if known[one.name].digest == one.entry.digest:  # else we were taken for dead
+                fsio.replace_with(one.temporary, one.path, durable=False)
+            else:
+                fsio.remove_file(one.temporary)
+        for parent in {one.path.parent for one in staged}:
+            fsio.fsync_directory(parent)
+
+        def settle(document: Document) -> Document:
+            present = dict(document["artifacts"])
+            for one in staged:
+                if parse_artifact(present[one.name]).digest == one.entry.digest:
+                    present[one.name] = one.entry.as_json()
+            return {**document, "artifacts": present}
+
+        self._update(settle)
 
     # --- reading ---
 
@@ -240,13 +323,19 @@ def _refuse_collision(name: str, known: Iterable[str]) -> None:
             raise UnsafeNameError("an artifact", name, reason)
 
 
-def _place(staged: list[Staged]) -> None:
-    for one in staged:
-        # Empty ones are left by a write that failed below this name.
-        fsio.remove_empty_directories(one.path)
-        fsio.replace_with(one.temporary, one.path, durable=False)
-    for parent in {one.path.parent for one in staged}:
-        fsio.fsync_directory(parent)
+class _OvertakenError(Exception):
+    """Another writer has changed an entry since it was read."""
+
+
+def _take_name(staged: Staged) -> bool:
+    """Give a new artifact its name; False while a file of another writer has it."""
+    fsio.remove_empty_directories(staged.path)  # left by a write that failed below this name
+    if fsio.create_exclusive(staged.temporary, staged.path, durable=False):
+        return True
+    with contextlib.suppress(FileNotFoundError):
+        if lock.is_abandoned(staged.path):  # no entry names it: its writer died before that
+            fsio.remove_file(staged.path)
+    return False
 
 
 def _on_disk(path: Path, entry: ArtifactEntry) -> Digest | None:
@@ -257,8 +346,3 @@ def _on_disk(path: Path, entry: ArtifactEntry) -> Digest | None:
         return measure(fsio.read_bytes(path))
     except FileNotFoundError:
         return None
-
-
-def _setting(entries: Mapping[str, ArtifactEntry]) -> Callable[[Document], Document]:
-    forms = {name: entry.as_json() for name, entry in entries.items()}
-    return lambda document: {**document, "artifacts": {**document["artifacts"], **forms}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,12 +31,25 @@ __all__ = ["ExpManager", "default_manager"]
 _logger: Final = logging.getLogger("qwf.tracking")
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A store, and the uri by which it was given."""
+
+    uri: str
+    store: Store
+
+    @classmethod
+    def at(cls, uri: str | PathLike[str], *, base: str | PathLike[str] = "") -> _Place:
+        """Resolve a uri now: a later chdir does not move a store."""
+        return cls(fspath(uri), Store(layout.parse_uri(uri, base=base)))
+
+
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One entry of what is active: a started run, or (without experiment) another uri."""
+    """One entry of what is active: a started run, or (without experiment) another store."""
 
     manager: ExpManager
-    uri: str | None
+    place: _Place
     experiment: Experiment | None
 
 
@@ -66,10 +80,8 @@ class ExpManager:
         *,
         base: str | PathLike[str] = "",
     ) -> None:
-        self._base = base
         self.default_exp_name = default_exp_name
-        self._stores: dict[str, Store] = {}
-        self.default_uri = fspath(uri)
+        self._default_place = _Place.at(uri, base=base)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(uri={self.uri!r})"
@@ -79,39 +91,31 @@ class ExpManager:
     @property
     def default_uri(self) -> str:
         """The store that is meant outside of `uri_context` and ``start_exp(uri=...)``."""
-        return self._default_uri
+        return self._default_place.uri
 
     @default_uri.setter
     def default_uri(self, uri: str | PathLike[str]) -> None:
-        text = fspath(uri)
-        self._store_at(text)
-        self._default_uri = text
+        self._default_place = _Place.at(uri)
 
     @property
     def uri(self) -> str:
         """The store that is meant here and now, as it was given."""
-        for layer in reversed(self._own_layers()):
-            if layer.uri is not None:
-                return layer.uri
-        return self._default_uri
+        return self._place.uri
 
     @property
     def store(self) -> Store:
         """The store that is meant here and now."""
-        return self._store_at(self.uri)
+        return self._place.store
 
-    def _store_at(self, uri: str) -> Store:
-        # Resolved once: a later chdir does not move a store.
-        if uri not in self._stores:
-            self._stores[uri] = Store(layout.parse_uri(uri, base=self._base))
-        return self._stores[uri]
+    @property
+    def _place(self) -> _Place:
+        own = self._own_layers()
+        return own[-1].place if own else self._default_place
 
     @contextlib.contextmanager
     def uri_context(self, uri: str | PathLike[str]) -> Iterator[None]:
         """Mean another store for the length of a ``with`` block, in this thread or task."""
-        text = fspath(uri)
-        self._store_at(text)
-        layer = _Layer(self, text, None)
+        layer = _Layer(self, _Place.at(uri), None)
         _push(layer)
         try:
             yield
@@ -166,15 +170,14 @@ class ExpManager:
         ExperimentNotFoundError, RecorderNotFoundError
             If an id does not exist. Then nothing was started, and what was active is as before.
         """
-        text = None if uri is None else fspath(uri)
         with contextlib.ExitStack() as stack:
-            if text is not None:
-                stack.enter_context(self.uri_context(text))
+            if uri is not None:
+                stack.enter_context(self.uri_context(uri))
             experiment = self._find_or_create(experiment_id, experiment_name)
             experiment.start(recorder_id=recorder_id, recorder_name=recorder_name, resume=resume)
             # The run keeps the store it was started in, whatever becomes the default.
-            uri_now = self.uri
-        _push(_Layer(self, uri_now, experiment))
+            place = self._place
+        _push(_Layer(self, place, experiment))
         return experiment
 
     def end_exp(self, recorder_status: str = Recorder.STATUS_S) -> None:
@@ -260,7 +263,7 @@ class ExpManager:
             return active
         if active is None and start:
             experiment.start()
-            _push(_Layer(self, self.uri, experiment))
+            _push(_Layer(self, self._place, experiment))
         return experiment
 
     def find_exp(self) -> Experiment | None:
@@ -275,7 +278,7 @@ class ExpManager:
             record = store.read_experiment(experiment_id)
             what, value = "id", experiment_id
         else:
-            value = name or self.default_exp_name
+            value = self.default_exp_name if name is None else name
             record = store.find_experiment(value)
             what = "name"
         if record is None:
@@ -290,7 +293,7 @@ class ExpManager:
         except ExperimentNotFoundError:
             if experiment_id is not None and name is None:
                 raise
-        wanted = name or self.default_exp_name
+        wanted = self.default_exp_name if name is None else name
         with contextlib.suppress(ExpAlreadyExistError):  # another process was first
             return self.create_exp(wanted)
         return self._find(None, wanted)
@@ -298,7 +301,12 @@ class ExpManager:
     def list_experiments(self) -> dict[str, Experiment]:
         """Return name -> experiment, newest first."""
         store = self.store
-        return {record.name: _experiment(store, record) for record in store.list_experiments()}
+        found = {}
+        for record in store.list_experiments():
+            # A directory that somebody has copied has the name of another in its file.
+            own = record.id == layout.encode_name(record.name)
+            found[record.name if own else record.id] = _experiment(store, record)
+        return found
 
     def delete_exp(
         self, experiment_id: str | None = None, experiment_name: str | None = None
@@ -329,8 +337,10 @@ def _experiment(store: Store, record: ExperimentRecord) -> Experiment:
     return Experiment(store, record.id, record.name)
 
 
-# The active runs of all threads and tasks, which no single context can see.
+# The active runs of all threads and tasks, which no single context can see. A forked child has
+# its parent's in its context, but they are not its own to protect.
 _runs: set[_Layer] = set()
+os.register_at_fork(after_in_child=_runs.clear)
 
 
 def _push(layer: _Layer) -> None:

@@ -70,12 +70,14 @@ class MetricPoint:
 class ArtifactEntry:
     """What an artifact is and which bytes it may have.
 
-    While an artifact is being overwritten, `replaces` holds the digest of the bytes before.
+    While an artifact is being overwritten, `replaces` holds the digest of the bytes before, and
+    `since` when that began, on the file server's clock.
     """
 
     kind: str
     digest: Digest
     replaces: Digest | None = None
+    since: float = 0.0
 
     @property
     def accepted(self) -> list[Digest]:
@@ -90,7 +92,11 @@ class ArtifactEntry:
             "sha256": self.digest.sha256,
         }
         if self.replaces is not None:
-            form["replaces"] = {"size": self.replaces.size, "sha256": self.replaces.sha256}
+            form["replaces"] = {
+                "size": self.replaces.size,
+                "sha256": self.replaces.sha256,
+                "since": self.since,
+            }
         return form
 
 
@@ -253,4 +259,5 @@ def parse_artifact(form: dict[str, Any]) -> ArtifactEntry:
         kind=form["kind"],
         digest=Digest(form["size"], form["sha256"]),
         replaces=None if before is None else Digest(before["size"], before["sha256"]),
+        since=0.0 if before is None else float(before["since"]),
     )

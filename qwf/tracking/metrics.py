@@ -69,7 +69,7 @@ class MetricLog:
                 raise
             for key, number in numbers.items():
                 known = self._newest.get(key)
-                if known is None or (step, moment) >= (known[0], known[1]):
+                if known is None or step >= known[0]:
                     self._newest[key] = step, moment, number
 
     def _abandon(self) -> None:
@@ -100,8 +100,19 @@ class MetricLog:
                 self._writer.close()
             self._writer = None
 
-    def summary(self) -> dict[str, MetricPoint]:
-        """Return what `latest` finds in all journals; this one's own are not read again."""
+    def summary(self, *, others: bool = True) -> dict[str, MetricPoint]:
+        """Return what `latest` finds in all journals; this one's own are not read again.
+
+        Parameters
+        ----------
+        others : bool, default True
+            Whether to read the journals of other processes and earlier sessions.
+
+        Raises
+        ------
+        CorruptRecordError
+            If one of those is damaged.
+        """
         with self._lock:
             mine = self._pid == os.getpid()
             files = frozenset(self._files) if mine else frozenset()
@@ -110,7 +121,8 @@ class MetricLog:
             Observation(round(moment, 6), step, key, value)
             for key, (step, moment, value) in newest.items()
         ]
-        return latest([*read_observations(self._directory, besides=files), *own])
+        before = read_observations(self._directory, besides=files) if others else ()
+        return latest([*before, *own])
 
 
 def _number(key: str, value: object) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config import C
 from ..errors import (
+    CorruptRecordError,
     LoadObjectError,
     RecorderNotFoundError,
     RecorderStateError,
@@ -222,7 +223,7 @@ class Recorder:
                 "status": status,
                 "ended_at": now,
                 "sessions": sessions,
-                "metrics": summary,
+                "metrics": {**document["metrics"], **summary},
             }
 
         self._update(ended)
@@ -305,12 +306,15 @@ class Recorder:
                 raise UnsafeNameError("a metric", key, "a non-empty string is expected")
         if self._metric_log is None:
             self._metric_log = MetricLog(self._directory)
-        self._metric_log.append(metrics, 0 if step is None else int(step))
+        try:
+            self._metric_log.append(metrics, 0 if step is None else int(step))
+        except FileNotFoundError as error:
+            raise RecorderNotFoundError("id", self.id, experiment=self.experiment_id) from error
         # The `end_run` of this process sums up. One elsewhere may have been already.
         if not exits.is_open(self._known_id()) and self._refreshed().status != self.STATUS_R:
             self._close_metrics()
             summary = self._summary()
-            self._update(lambda doc: {**doc, "metrics": summary})
+            self._update(lambda doc: {**doc, "metrics": {**doc["metrics"], **summary}})
 
     def list_metrics(self) -> dict[str, float]:
         """Return the value of each metric at its highest step (of equal steps, the last logged)."""
@@ -354,13 +358,19 @@ class Recorder:
 
     def _summary(self) -> dict[str, Any]:
         log = self._metric_log or MetricLog(self._directory)
+        try:
+            points = log.summary()
+        except CorruptRecordError as error:
+            # The status has to become true all the same; the check tells of the damage again.
+            _logger.error("%s The metrics of recorder %s may be incomplete.", error, self.id)  # noqa: TRY400
+            points = log.summary(others=False)
         return {
             key: {
                 "value": one.value if one.value - one.value == 0 else repr(one.value),
                 "step": one.step,
                 "time": one.time,
             }
-            for key, one in log.summary().items()
+            for key, one in points.items()
         }
 
     # --- artifacts ---

@@ -88,8 +88,7 @@ class Store:
             return
         fsio.make_directories(self.root / layout.EXPERIMENTS)
         path = self.root / layout.STORE_FILE
-        temporary = fsio.write_temporary(path, encode_document(new_store()))
-        fsio.create_exclusive(temporary, path)
+        fsio.create_whole(path, encode_document(new_store()))
         self.check_version()
 
     # --- experiments ---
@@ -128,9 +127,7 @@ class Store:
             return fsio.publish_directory(path.parent, {path.name: data})
         # A directory without its file is a foreign one, or holds what a late writer of a deleted
         # experiment has left. Looking first saves a write.
-        return not fsio.exists(path) and fsio.create_exclusive(
-            fsio.write_temporary(path, data), path
-        )
+        return not fsio.exists(path) and fsio.create_whole(path, data)
 
     def read_experiment(self, experiment_id: str) -> ExperimentRecord | None:
         """Return an experiment by its id, or None when there is none.
