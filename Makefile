@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all oldest lint format type bench wheel clean
+.PHONY: help demo test test-all oldest lint format type bench bench-peers wheel clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # The stamps make the set-up happen once, and again when the requirements change.
 $(VENV)/.demo: setup.cfg pyproject.toml
@@ -48,12 +48,17 @@ format: $(VENV)/.dev ## format the code
 type: $(VENV)/.dev ## check the types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.demo ## measure against raw system calls, and against Qlib on MLflow if installed
+bench: $(VENV)/.demo ## measure against the raw system calls
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick || exit 1; done
+
+bench-peers: ## measure beside Qlib on MLflow, in a virtual environment of its own (minutes)
+	@$(PYTHON) -m venv $(VENV)-bench
+	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@for script in benchmarks/bench_*.py; do $(VENV)-bench/bin/python $$script || exit 1; done
 
 wheel: $(VENV)/.dev ## build the wheel into dist/
 	@rm -rf build dist
 	@$(BIN)/python -m build --wheel --outdir dist .
 
 clean: ## remove everything that the targets have made
-	@rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-oldest $(VENV)-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

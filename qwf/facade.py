@@ -215,6 +215,9 @@ class QlibRecorder:
 
     def _active(self) -> Recorder:
         """Return the active run; start one in the default experiment when there is none."""
+        active = self.exp_manager.active_experiment
+        if active is not None and active.active_recorder is not None:
+            return active.active_recorder  # the short way: this is called for every metric
         return self.get_exp(start=True).get_recorder(start=True)
 
     @contextlib.contextmanager

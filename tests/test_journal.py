@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwf.errors import CorruptRecordError, FormatVersionError
+from qwf.storage.codec import dump_json
 from qwf.storage.journal import JournalWriter, read_journal
 
 
@@ -15,7 +16,7 @@ def journal(tmp_path: Path) -> Path:
     path = tmp_path / "j"
     writer = JournalWriter(path)
     for number in range(5):
-        writer.append([number, {"x": "é"}])
+        writer.append(dump_json([number, {"x": "é"}]))
     writer.sync()
     writer.close()
     return path
@@ -31,7 +32,7 @@ def test_entries_come_back_in_order(journal: Path) -> None:
 
 def test_readers_see_an_entry_as_soon_as_it_is_appended(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path / "j")
-    writer.append([7])
+    writer.append(b"[7]\n")
     assert numbers(tmp_path / "j") == [7]
     writer.close()
 

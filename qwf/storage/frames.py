@@ -26,6 +26,7 @@ _METADATA_KEY: Final = b"qwf"
 # Categories stand in the metadata; beyond this the metadata would outweigh the data.
 _MAX_CATEGORIES: Final = 100_000
 _NUMBERS: Final = "biuf"
+_THREADED_BYTES: Final = 1 << 20
 
 
 class NotTabularError(TypeError):
@@ -462,7 +463,8 @@ def decode_frame(data: bytes, *, source: object = "the frame") -> pd.DataFrame |
     levels = form["index"].get("levels", ())
     texts = [level["field"] for level in levels if level["dtype"] in ("object", "string")]
     file = pq.ParquetFile(pa.BufferReader(data), metadata=metadata, read_dictionary=texts or None)
-    return _rebuild(form, file.read())
+    # Handing a small file to other threads takes longer than reading it.
+    return _rebuild(form, file.read(use_threads=len(data) > _THREADED_BYTES))
 
 
 def _rebuild(form: dict[str, Any], table: pa.Table) -> pd.DataFrame | pd.Series:

@@ -16,7 +16,7 @@ from ..errors import CorruptRecordError, FormatVersionError
 from ..types import Json
 from ..version import JOURNAL_FORMAT
 from . import fsio
-from .codec import dump_json, load_json
+from .codec import load_json
 
 __all__ = ["JournalWriter", "read_journal", "whole_size"]
 
@@ -36,12 +36,8 @@ class JournalWriter:
         self._file = fsio.AppendFile(path)
         self._header = b"%s%d\n" % (_MAGIC, JOURNAL_FORMAT)
 
-    def append(self, entry: Json) -> None:
-        """Append one entry."""
-        self.append_encoded(dump_json(entry))
-
-    def append_encoded(self, body: bytes) -> None:
-        """Append one entry that is JSON already: one line with its newline."""
+    def append(self, body: bytes) -> None:
+        """Append one entry: JSON on one line, with its newline."""
         self._file.append(b"%s%08x %s" % (self._header, zlib.crc32(body), body))
         self._header = b""
 

@@ -63,7 +63,7 @@ class MetricLog:
         entry = f"[{moment:.6f},{step},{{{','.join(values)}}}]\n".encode()
         with self._lock:
             try:
-                self._opened().append_encoded(entry)
+                self._opened().append(entry)
             except OSError:
                 self._abandon()
                 raise
