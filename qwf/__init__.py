@@ -71,6 +71,8 @@ _PUBLIC = {
     "update_config": "instantiate",
     "auto_filter_kwargs": "instantiate",
     "deepcopy_basic_type": "instantiate",
+    "get_item_from_obj": "instantiate",
+    "split_module_path": "instantiate",
     "hash_args": "instantiate",
     # ready-made parts
     "PricePanel": "data.panel",
@@ -79,6 +81,12 @@ _PUBLIC = {
     "DatasetH": "data.dataset",
     "LinearModel": "data.models",
     "EstimatorModel": "data.models",
+    "DataHandlerLP": "data.handler",
+    # protocols: what a model, dataset, record or calendar of yours has to have
+    "Model": "types",
+    "Dataset": "types",
+    "Record": "types",
+    "Calendar": "types",
     # errors
     "QwfError": "errors",
     "QlibException": "errors",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "CalendarProvider",
+    "Calendar",
     "Dataset",
     "Date",
     "Json",
@@ -36,7 +36,7 @@ Task: TypeAlias = dict[str, Any]
 
 
 @runtime_checkable
-class CalendarProvider(Protocol):
+class Calendar(Protocol):
     """Whatever can list the bars of a market (real Qlib's ``D`` satisfies it)."""
 
     def calendar(
