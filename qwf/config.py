@@ -236,6 +236,22 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
         )
     if "uri" in values and not isinstance(values["uri"], (str, os.PathLike)):
         raise ConfigError(f"uri is {values['uri']!r}; expected a path. Nothing was changed.")
-    if isinstance(values.get("pickle_allow"), str):
-        raise ConfigError("pickle_allow has to be a list of names, not one string.")
+    allow = values.get("pickle_allow", ())
+    if isinstance(allow, str) or not all(isinstance(name, str) for name in _items(allow)):
+        raise ConfigError(f"pickle_allow is {allow!r}; expected a list of names.")
+    name = values.get("default_exp_name", "Experiment")
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"default_exp_name is {name!r}; expected a name. Nothing was changed.")
+    level = values.get("logging_level")
+    if isinstance(level, int) or level is None:
+        return dict(values)
+    if not isinstance(logging.getLevelName(level), int):
+        levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+        raise ConfigError(
+            f"logging_level is {level!r}; {suggest(level, levels)} Nothing was changed."
+        )
     return dict(values)
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]

@@ -28,6 +28,7 @@ __all__ = [
     "LookAheadError",
     "MissingArgumentError",
     "NotAStoreError",
+    "NotDurableError",
     "NotInitializedError",
     "NotSessionError",
     "PickleRefusedError",
@@ -171,6 +172,16 @@ class WriteRefusedError(WriteError, PermissionError):
         return (
             f"cannot write {self.path}: {self.reason}. What was there before is unchanged. "
             "The store can be read; to write, give this user permission or copy the store."
+        )
+
+
+class NotDurableError(WriteError):
+    """A write took effect, and the system could not promise that it survives the loss of power."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} was changed, but its directory could not be synced: {self.reason}. "
+            "The change is in effect and may be lost with the power. Look at the disk."
         )
 
 

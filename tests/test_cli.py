@@ -48,6 +48,7 @@ def test_the_check_reports_and_repairs(tmp_path: Path) -> None:
     stray = Path(run.get_local_dir()) / "artifacts" / "stray"
     stray.parent.mkdir()
     stray.touch()
+    os.utime(stray, (0, 0))
     found = qwf("check", "--json", cwd=tmp_path)
     assert found.returncode == 1
     (finding,) = json.loads(found.stdout)
@@ -71,7 +72,7 @@ def test_a_file_in_place_of_the_store_is_one_sentence_without_traceback(tmp_path
     done = qwf("demo", "--uri", "f", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("qwf: ")
-    assert "it is a file" in done.stderr
+    assert "is a file and not a directory" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Traceback" in qwf("--debug", "demo", "--uri", "f", cwd=tmp_path).stderr
 

@@ -111,6 +111,8 @@ def test_the_group_of_a_setgid_directory_is_inherited(tmp_path: Path) -> None:
 def test_an_exclusive_name_is_given_once(tmp_path: Path) -> None:
     path = tmp_path / "a"
     assert fsio.create_exclusive(fsio.write_temporary(path, b"one"), path)
+    for private in tmp_path.glob(".tmp-*"):
+        private.unlink()
     second = fsio.write_temporary(path, b"two")
     assert not fsio.create_exclusive(second, path)
     assert path.read_bytes() == b"one"

@@ -97,5 +97,5 @@ def test_what_is_no_directory_is_refused(uri: str) -> None:
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
-    with pytest.raises(NotAStoreError, match="it is a file"):
+    with pytest.raises(NotAStoreError, match="is a file and not a directory"):
         parse_uri(tmp_path / "f")

@@ -25,6 +25,7 @@ from qwf.errors import (
     WriteError,
     WriteRefusedError,
 )
+from qwf.tracking.check import check_store
 from qwf.tracking.recorder import Recorder
 
 NOBODY = 65534
@@ -183,20 +184,24 @@ def test_a_damaged_recorder_is_listed_as_broken_with_one_warning(
     R.get_exp(experiment_name="e").delete_recorder(whole.id)
 
 
-def test_a_damaged_experiment_is_left_out_of_lists_with_one_warning(
+def test_a_damaged_experiment_file_is_reported_once_and_its_runs_are_still_there(
     store: Path, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     R.get_exp(experiment_name="whole")
     file = store / "experiments" / "e" / "experiment.json"
     file.write_text("{")
     for _ in range(3):
-        assert list(R.list_experiments()) == ["whole"]
+        assert list(R.list_experiments()) == ["whole", "e"]
     (record,) = caplog.records
     assert str(file) in record.getMessage()
-    for create in (True, False):
-        with pytest.raises(CorruptRecordError, match="not whole JSON"):
-            R.get_exp(experiment_name="e", create=create)
+    assert_complete(R.get_recorder(experiment_name="e"))
+    with R.start(experiment_name="e"):
+        pass
     assert file.read_text() == "{"
+    findings = check_store(store, repair=True)
+    assert [finding.repaired for finding in findings] == [True]
+    assert check_store(store) == []
+    assert list(R.list_experiments()) == ["e", "whole"]
 
 
 def test_a_damaged_store_file_is_reported_and_harmless(
@@ -279,9 +284,8 @@ def test_a_store_that_is_a_file_is_refused(settings_restored: None, tmp_path: Pa
     with pytest.raises(NotAStoreError, match="file and not a directory"):
         R.list_experiments()
     qwf.init(uri=tmp_path / "file" / "below")
-    with pytest.raises(WriteError, match="Not a directory"):
+    with pytest.raises(NotAStoreError, match="file and not a directory"):
         R.start_exp()
-    assert R.exp_manager.active_experiment is None
     assert (tmp_path / "file").read_text() == "x"
 
 

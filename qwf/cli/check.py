@@ -22,6 +22,6 @@ def run_check(store: str | None, *, repair: bool, as_json: bool) -> int:
     else:
         for finding in findings:
             mark = "repaired" if finding.repaired else "wrong"
-            print(f"{mark:>8}  {finding.path}: {finding.problem}")
+            print(f"{mark:>8}  {finding.path}: {finding.problem} ({finding.action})")
         print(f"{root}: {len(findings) - len(left)} repaired, {len(left)} wrong.")
     return 1 if left else 0

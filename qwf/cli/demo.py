@@ -39,6 +39,7 @@ def run_demo(uri: str | None) -> None:
     started = time.perf_counter()
     with as_file(files("qwf.cli") / "demo_data" / "sp500_20.parquet") as prices:
         init(uri=parse_uri(C.uri if uri is None else uri), calendar=pd.read_parquet(prices))
+        default_manager().get_exp(experiment_name=EXPERIMENT)  # fails here if the store cannot be
         tasks = make_tasks(prices)
         print(f"Training {len(tasks)} rolling models on {prices.name} ...", flush=True)
         recorders = train(tasks)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, RecorderStateError
 from ..instantiate import auto_filter_kwargs
 from ..tracking.recorder import Recorder
 from .base import ACRecordTemp, RecordTemp
@@ -59,6 +59,11 @@ class SignalRecord(RecordTemp):
             If the prediction is no Series or DataFrame, is empty, or has an index entry twice.
             Nothing was saved.
         """
+        if self.model is None or self.dataset is None:
+            raise RecorderStateError(
+                "SignalRecord needs a model and a dataset to predict with, and was made without. "
+                "Pass model=... and dataset=...; nothing was saved."
+            )
         saved = {"pred.pkl": self._checked(self.model.predict(self.dataset))}
         label = self.generate_label(self.dataset)
         if label is not None:
@@ -74,6 +79,11 @@ class SignalRecord(RecordTemp):
             raise DataError(
                 f"{who}.predict returned a {kind}; expected a Series or DataFrame with index "
                 "levels (datetime, instrument). Nothing was saved."
+            )
+        if "datetime" not in prediction.index.names:
+            raise DataError(
+                f"{who}.predict returned index levels {list(prediction.index.names)}; expected "
+                "(datetime, instrument). Nothing was saved."
             )
         if prediction.empty:
             raise DataError(f"{who}.predict returned no rows. Nothing was saved.")

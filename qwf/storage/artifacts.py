@@ -10,7 +10,7 @@ import hashlib
 import io
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,17 @@ from . import fsio
 from .codec import NotPlainError, decode, dump_json, encode, load_json
 from .pickles import dump_pickle, load_pickle
 
-__all__ = ["FILE", "JSON", "PARQUET", "PICKLE", "Digest", "dump_object", "load_object", "measure"]
+__all__ = [
+    "FILE",
+    "JSON",
+    "PARQUET",
+    "PICKLE",
+    "Digest",
+    "dump_object",
+    "load_object",
+    "measure",
+    "measure_file",
+]
 
 PARQUET: Final = "parquet"
 JSON: Final = "json"
@@ -42,6 +52,15 @@ class Digest:
 def measure(data: bytes) -> Digest:
     """Return the digest of some bytes."""
     return Digest(len(data), hashlib.sha256(data).hexdigest())
+
+
+def measure_file(path: Path) -> Digest:
+    """Return the digest of a file, which is never whole in memory."""
+    digest, size = hashlib.sha256(), 0
+    for chunk in fsio.read_chunks(path):
+        digest.update(chunk)
+        size += len(chunk)
+    return Digest(size, digest.hexdigest())
 
 
 def dump_object(name: str, obj: Any) -> tuple[str, bytes]:
@@ -79,8 +98,7 @@ def _as_parquet(obj: Any) -> bytes | None:
 
 def load_object(
     path: Path,
-    kind: str,
-    accepted: Sequence[Digest],
+    accepted: Mapping[Digest, str],
     *,
     policy: str,
     allow: Sequence[str],
@@ -92,10 +110,9 @@ def load_object(
     ----------
     path : Path
         The file.
-    kind : str
-        One of the kinds; ``file`` is read by its suffix, and else as a pickle, as Qlib does.
-    accepted : sequence of Digest
-        The digests that the bytes may have. None given: they are not checked.
+    accepted : mapping of Digest to str
+        The digests that the bytes may have, the one expected first, each with the kind that such
+        bytes are of; ``file`` is read by its suffix, and else as a pickle, as Qlib does.
     policy, allow
         See `qwf.storage.pickles.load_pickle`.
     unpickler : callable, optional
@@ -111,11 +128,10 @@ def load_object(
         If they cannot be read as this kind.
     """
     data = fsio.read_bytes(path)
-    if accepted and not any(len(data) == one.size for one in accepted):
-        raise ArtifactCorruptError(path, expected=str(accepted[0]), found=f"{len(data)} bytes")
     found = measure(data)
-    if accepted and found not in accepted:
-        raise ArtifactCorruptError(path, expected=str(accepted[0]), found=str(found))
+    if found not in accepted:
+        raise ArtifactCorruptError(path, expected=str(next(iter(accepted))), found=str(found))
+    kind = accepted[found]
     if kind == FILE:
         kind = _SUFFIXES.get(path.suffix.lower(), PICKLE)
     try:
@@ -129,8 +145,9 @@ def load_object(
     except Exception as error:
         raise LoadObjectError(
             f"{path} ({found}) cannot be read as {kind}: {type(error).__name__}: {error}. "
-            "It was left in place. A missing module has to be installed; a file of another form "
-            "can be fetched with download_artifact."
+            "It was left in place. A missing module has to be installed, or, if it is a file that "
+            "a task named, loaded first with qwf.get_module_by_module_path(file). A file of "
+            "another form can be fetched with download_artifact."
         ) from error
     return obj
 

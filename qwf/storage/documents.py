@@ -138,22 +138,33 @@ def _commit(path: Path, changed: Document, *, kind: str, version: int) -> bool:
     """Publish `changed` if the document is still at the revision before it."""
     claim = path.with_name(f"{path.name}.{changed['revision']}")
     temporary = fsio.write_temporary(path, encode_document(changed))
-    if not fsio.create_exclusive(temporary, claim, durable=False):
-        fsio.remove_file(temporary)
-        _settle(path, claim, kind=kind, version=version)
-        return False
-    present = read_document(path, kind=kind, version=version)
-    if present["revision"] != changed["revision"] - 1:
+    try:
+        if not fsio.create_exclusive(temporary, claim, durable=False):
+            _settle(path, claim, kind=kind, version=version)
+            return False
+        present = read_document(path, kind=kind, version=version)
+        if present["revision"] == changed["revision"] - 1:
+            _publish(claim, path, changed, kind=kind, version=version)
+            return True
+        if fsio.is_same_file(temporary, path):
+            return True  # somebody who took us for dead has published it
         # Someone else made this revision, published it and freed its name before we took it.
-        fsio.remove_file(claim)
+        if fsio.is_same_file(temporary, claim):
+            fsio.remove_file(claim)
         return False
+    finally:
+        fsio.remove_file(temporary)
+
+
+def _publish(claim: Path, path: Path, changed: Document, *, kind: str, version: int) -> None:
     try:
         fsio.replace_with(claim, path)
     except FileNotFoundError:
-        # Somebody who took us for dead has published our claim, or the reply was lost (NFS v3).
-        # A claim disappears only by being published, or by its owner's hand.
-        return True
-    return True
+        # Somebody who took us for dead has published our claim, or the reply was lost (NFS v3),
+        # or the whole directory has gone to the trash: then this raises.
+        present = read_document(path, kind=kind, version=version)
+        if present["revision"] < changed["revision"]:
+            raise
 
 
 def _settle(path: Path, claim: Path, *, kind: str, version: int) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ..errors import WriteError, WriteRefusedError
+from ..errors import NotDurableError, WriteError, WriteRefusedError
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -28,18 +28,24 @@ __all__ = [
     "create_whole",
     "exists",
     "fsync_directory",
+    "is_link",
+    "is_same_file",
     "is_temporary",
     "list_names",
     "make_directories",
     "modified_at",
     "move",
+    "permissions",
     "publish_directory",
     "read_bytes",
+    "read_chunks",
     "remove_empty_directories",
     "remove_file",
     "remove_tree",
     "replace_with",
     "server_time",
+    "size_of",
+    "sync_file",
     "write_atomic",
     "write_temporary",
 ]
@@ -85,17 +91,24 @@ def _refusal(path: Path, error: OSError) -> WriteError:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable: a rename lives in the directory, not in the file."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make the names in a directory durable: a rename lives in the directory, not in the file.
+
+    Raises
+    ------
+    NotDurableError
+        If the system refuses; the names are there all the same.
+    """
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         # Some network and FUSE filesystems have no fsync of directories; they order renames
         # themselves or promise nothing that another call could improve.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
-            raise
-    finally:
-        os.close(descriptor)
+            raise NotDurableError(path, error) from error
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -203,23 +216,25 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
     Returns
     -------
     bool
-        Whether this call created `path`. If not, the private file is kept, for another try.
+        Whether this call created `path`. The private name is kept either way: as the second
+        name of the file, by which its writer knows it, or for another try.
 
     Notes
     -----
     Uses ``link``, which never replaces; on NFS a lost reply makes a successful ``link`` report
-    EEXIST, so the inode decides. *Readers* see nothing or the whole file.
+    EEXIST, so the inode decides. *Readers* see nothing or the whole file. The file counts as
+    changed now, however long ago it was written.
     """
     with _writing(path):
         try:
+            os.utime(temporary)
             os.link(temporary, path)
         except FileExistsError:
-            if not _same_inode(temporary, path):
+            if not is_same_file(temporary, path):
                 return False
         except BaseException:
             _forget(temporary)
             raise
-        _forget(temporary)
         if durable:
             fsync_directory(path.parent)
     return True
@@ -228,13 +243,14 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
 def create_whole(path: Path, data: bytes) -> bool:
     """Create a file with its content, durable, unless the name is taken; return whether it did."""
     temporary = write_temporary(path, data)
-    created = create_exclusive(temporary, path)
-    if not created:
-        remove_file(temporary)
-    return created
+    try:
+        return create_exclusive(temporary, path)
+    finally:
+        _forget(temporary)
 
 
-def _same_inode(one: Path, other: Path) -> bool:
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two names are those of one file; False if one of them is gone."""
     try:
         return os.path.samestat(os.stat(one), os.stat(other))
     except FileNotFoundError:
@@ -249,8 +265,12 @@ def make_directories(path: Path) -> None:
         path = path.parent
     with _writing(missing[0] if missing else path):
         for directory in reversed(missing):
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.mkdir(directory)
+            except FileExistsError:
+                pass
+            except FileNotFoundError as error:  # where nothing can be created, as in /proc
+                raise WriteError(directory, error) from error
             fsync_directory(directory.parent)
 
 
@@ -341,7 +361,12 @@ def remove_tree(path: Path) -> None:
 
 
 def remove_empty_directories(path: Path) -> None:
-    """Remove a directory and all below it, if there are only directories; else what is empty."""
+    """Remove a directory and all below it, if there are only directories; else what is empty.
+
+    Symbolic links are not followed.
+    """
+    if os.path.islink(path):
+        return
     with contextlib.suppress(NotADirectoryError, FileNotFoundError):
         for name in os.listdir(path):
             remove_empty_directories(path / name)
@@ -375,6 +400,43 @@ def copy_whole(source: Path, near: Path) -> tuple[Path, int, str]:
             _forget(temporary)
             raise
     return temporary, size, digest.hexdigest()
+
+
+def permissions(path: Path) -> int:
+    """Return the permission bits of a file."""
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def sync_file(path: Path) -> None:
+    """Return once what others have written to a file is on stable storage."""
+    with _writing(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes, as the file server has it; 0 if it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file piece by piece."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while chunk := os.read(descriptor, _CHUNK):
+            yield chunk
+    finally:
+        os.close(descriptor)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -419,6 +481,11 @@ def exists(path: Path) -> bool:
     On NFS a "no" may be up to half a minute old, so it must only save work, never decide.
     """
     return os.path.lexists(path)
+
+
+def is_link(path: Path) -> bool:
+    """Whether a name is a symbolic link."""
+    return os.path.islink(path)
 
 
 def modified_at(path: Path) -> float:
@@ -487,5 +554,14 @@ class AppendFile:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file; it does not imply `sync`."""
-        os.close(self._descriptor)
+        """Close the file; it does not imply `sync`. Closing again does nothing."""
+        # Forgotten first: a number that failed to close may soon be another file's.
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with _writing(self.path):
+                os.close(descriptor)
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            with contextlib.suppress(OSError):
+                self.close()

@@ -50,6 +50,7 @@ _METRICS_SUFFIX: Final = ".journal"
 
 # Linux, macOS and NFS allow 255 bytes; the rest is room for suffixes of temporary files.
 _MAX_NAME_BYTES: Final = 200
+_MAX_TRASH_BYTES: Final = 150
 _DIGEST_MARK: Final = "~"
 _UNESCAPED: Final = frozenset("-_. ()+=@,")
 
@@ -91,11 +92,14 @@ def parse_uri(uri: str | os.PathLike[str], *, base: str | os.PathLike[str] = "")
     else:
         path = Path(text).expanduser()
     absolute = Path(os.path.abspath(os.path.join(base, path)))
-    if absolute.exists() and not absolute.is_dir():
-        raise NotAStoreError(
-            f"{absolute} cannot be a store: it is a file and not a directory. Nothing was changed. "
-            "Give another uri to qwf.init."
-        )
+    for place in (absolute, *absolute.parents):
+        if place.is_dir():
+            break
+        if place.exists():
+            raise NotAStoreError(
+                f"{absolute} cannot be a store: {place} is a file and not a directory. "
+                "Nothing was changed. Give another uri to qwf.init."
+            )
     return absolute
 
 
@@ -192,6 +196,15 @@ _id_lock = threading.Lock()
 _last_microsecond = 0
 
 
+def _forget_lock_of_parent() -> None:
+    global _id_lock
+    _id_lock = threading.Lock()
+
+
+# A thread of the parent may hold the lock at the moment of the fork, and never release it here.
+os.register_at_fork(after_in_child=_forget_lock_of_parent)
+
+
 def new_recorder_id() -> str:
     """Return a fresh id that begins with the time: ``YYYYMMDD-HHMMSS-ffffff-<8 hex>`` in UTC.
 
@@ -208,4 +221,6 @@ def new_recorder_id() -> str:
 def trash_name(entry: str) -> str:
     """Return a free name in the trash for an entry that is moved there."""
     moment = datetime.now(timezone.utc)
-    return f"{entry}@{moment:%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
+    # The time and the token need forty bytes of the name; the beginning says enough of the entry.
+    head = entry.encode()[:_MAX_TRASH_BYTES].decode(errors="ignore")
+    return f"{head}@{moment:%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"

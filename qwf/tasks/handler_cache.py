@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
-from ..instantiate import init_instance_by_config
+from ..instantiate import accepted_keywords, get_callable_kwargs, init_instance_by_config
 from ..storage import fsio
 from ..storage.pickles import dump_pickle
 from ..types import Task
 
 __all__ = ["replace_task_handler_with_cache"]
+
+# Where the class of a handler is looked for when the task does not say, as `DatasetH` does.
+_HANDLERS = "qwf.data.handler"
 
 
 def replace_task_handler_with_cache(task: Task, cache_dir: str | os.PathLike[str] = ".") -> Task:
@@ -36,7 +40,9 @@ def replace_task_handler_with_cache(task: Task, cache_dir: str | os.PathLike[str
     Returns
     -------
     dict
-        The handler is ``"file://<cache_dir>/<Class>.<digest>.pkl"``. The digest is one of the
+        A handler without a fit window of its own gets the train segment of this task as one, as
+        from `DatasetH`: of a template, all tasks rolled from it share what was fitted then. The
+        handler is ``"file://<cache_dir>/<Class>.<digest>.pkl"``. The digest is one of the
         configuration, the same in every process. It knows nothing of the data behind the handler:
         remove the file when these have changed.
 
@@ -53,14 +59,14 @@ def replace_task_handler_with_cache(task: Task, cache_dir: str | os.PathLike[str
     *Readers* see no file or the whole one. *Writers* racing on one handler leave the file of one
     of them. *A crash* leaves at most a temporary file.
     """
-    handler = _handler_of(task)
+    handler = _with_fit_window(_handler_of(task), task)
     replaced = copy.deepcopy(task)
     if isinstance(handler, dict):
         folder = Path(cache_dir).expanduser().absolute()
         path = folder / f"{_class_name(handler)}.{_digest(handler)[:10]}.pkl"
         if not path.exists():
             fsio.make_directories(folder)
-            _write(init_instance_by_config(handler), path)
+            _write(init_instance_by_config(handler, default_module=_HANDLERS), path)
         replaced["dataset"]["kwargs"]["handler"] = f"file://{path}"
     return replaced
 
@@ -73,6 +79,19 @@ def _handler_of(task: Task) -> Any:
             f"the task has no dataset.kwargs.handler to keep as a file ({error!r}). "
             "Nothing was changed. Leave this task without a cache."
         ) from error
+
+
+def _with_fit_window(handler: Any, task: Task) -> Any:
+    """Return the handler's configuration with the fit window that its dataset would give it."""
+    train = task["dataset"]["kwargs"].get("segments", {}).get("train")
+    if not isinstance(handler, dict) or train is None:
+        return handler
+    kwargs = handler.get("kwargs", {})
+    found, _ = get_callable_kwargs(handler, default_module=_HANDLERS)
+    window = dict(zip(("fit_start_time", "fit_end_time"), train, strict=True))
+    taken = accepted_keywords(found, window)
+    filled = {name: window[name] for name in taken if kwargs.get(name) is None}
+    return {**handler, "kwargs": {**kwargs, **filled}}
 
 
 def _class_name(handler: Mapping[str, Any]) -> str:
@@ -107,12 +126,7 @@ def _write(handler: Any, path: Path) -> None:
     if not callable(getattr(handler, "to_pickle", None)):
         fsio.write_atomic(path, dump_pickle(handler))
         return
-    temporary = fsio.write_temporary(path, b"", durable=False)
-    try:
-        handler.to_pickle(temporary, dump_all=True)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-    except BaseException:
-        fsio.remove_file(temporary)
-        raise
+    with tempfile.TemporaryDirectory() as scratch:
+        handler.to_pickle(Path(scratch, path.name), dump_all=True)
+        temporary, _, _ = fsio.copy_whole(Path(scratch, path.name), path)
     fsio.replace_with(temporary, path)

@@ -11,9 +11,7 @@ announced it, so that writers exclude each other also where locks do not.
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +26,7 @@ from ..errors import (
     UnsafeNameError,
 )
 from ..storage import fsio, layout, lock
-from ..storage.artifacts import FILE, Digest, dump_object, load_object, measure
+from ..storage.artifacts import FILE, Digest, dump_object, load_object, measure, measure_file
 from ..storage.documents import Document
 from .metadata import ArtifactEntry, parse_artifact
 
@@ -36,6 +34,8 @@ __all__ = ["ArtifactArea", "Staged", "files_below", "joined"]
 
 # A reader that meets a writer looks again; a writer that overwrites without pause could always win.
 _READ_ATTEMPTS: Final = 20
+
+_logger: Final = logging.getLogger("qwf.tracking")
 
 
 def joined(artifact_path: str | None, name: str) -> str:
@@ -105,7 +105,7 @@ class ArtifactArea:
 
     def save_objects(self, objects: Mapping[str, Any]) -> None:
         """Save objects under names; if one cannot be saved, none is."""
-        _refuse_names(objects)
+        _refuse_collisions(objects, self._read()["artifacts"])
         encoded = {name: dump_object(name, obj) for name, obj in objects.items()}
         staged: list[Staged] = []
         with _dropping_on_error(staged):
@@ -117,7 +117,7 @@ class ArtifactArea:
 
     def save_files(self, files: Mapping[str, Path]) -> None:
         """Copy the user's files to names; if one cannot be read, none is kept."""
-        _refuse_names(files)
+        _refuse_collisions(files, self._read()["artifacts"])
         staged: list[Staged] = []
         with _dropping_on_error(staged):
             for name, source in files.items():
@@ -128,8 +128,12 @@ class ArtifactArea:
             self._publish(staged)
 
     def _prepared(self, name: str) -> Path:
-        _refuse_collision(name, self._read()["artifacts"])
         path = layout.artifact_path(self.root, name)
+        for place in (path, *path.parents):
+            if place == self.directory:
+                break
+            if fsio.is_link(place):
+                raise UnsafeNameError("an artifact", name, f"{place} is a link out of the store")
         fsio.make_directories(path.parent)
         return path
 
@@ -145,6 +149,9 @@ class ArtifactArea:
                 if time.monotonic() > deadline:
                     raise LockTimeoutError(lock_path, lock.LOCK_SECONDS)
                 lock.pause()
+            for one in staged:
+                if one.name in placed:
+                    _keep(one)
             overwriting = [one for one in staged if one.name not in placed]
             if overwriting:
                 self._overwrite(overwriting)
@@ -165,8 +172,8 @@ class ArtifactArea:
     def _announced(self, staged: list[Staged], placed: set[str]) -> bool:
         """Place what is new and commit all entries; False while another writer is in the way."""
         known = self.entries()
+        _refuse_collisions([one.name for one in staged], known)
         for one in staged:
-            _refuse_collision(one.name, known)
             if not self._is_ours(one, known.get(one.name), placed):
                 return False
         for parent in {one.path.parent for one in staged if one.name in placed}:
@@ -208,37 +215,53 @@ class ArtifactArea:
 
     def _overwrite(self, staged: list[Staged]) -> None:
         """Replace the files of announced artifacts, and settle their entries."""
-        known = self.entries()
-        for one in staged:
-            if known[one.name].digest == one.entry.digest:  # else we were taken for dead
-                fsio.replace_with(one.temporary, one.path, durable=False)
-            else:
-                fsio.remove_file(one.temporary)
-        for parent in {one.path.parent for one in staged}:
-            fsio.fsync_directory(parent)
+        before = self.entries()
+        try:
+            for one in staged:
+                if before[one.name].digest == one.entry.digest:  # else we were taken for dead
+                    fsio.replace_with(one.temporary, one.path, durable=False)
+                else:
+                    fsio.remove_file(one.temporary)
+            for parent in {one.path.parent for one in staged}:
+                fsio.fsync_directory(parent)
+        except OSError:
+            with contextlib.suppress(OSError, QwfError):
+                self._settle(staged)  # each by what is on disk now: some old, some new
+            raise
+        try:
+            self._settle(staged)
+        except OSError as error:
+            # The artifacts are saved: their entries accept the new bytes. Whoever saves them next
+            # settles the entries, and so does the check.
+            _logger.warning("the artifacts are saved, but their entries stay announced: %s", error)
 
-        def settle(document: Document) -> Document:
+    def _settle(self, staged: list[Staged]) -> None:
+        """Make the entries say which bytes are there."""
+        on_disk = {one.name: measure_file(one.path) for one in staged if fsio.exists(one.path)}
+
+        def change(document: Document) -> Document:
             present = dict(document["artifacts"])
             for one in staged:
-                if parse_artifact(present[one.name]).digest == one.entry.digest:
+                entry, found = parse_artifact(present[one.name]), on_disk.get(one.name)
+                if found == one.entry.digest:  # also if others have announced theirs meanwhile
                     present[one.name] = one.entry.as_json()
+                elif entry.digest == one.entry.digest and found is not None:
+                    present[one.name] = (entry.settled(found) or entry).as_json()
             return {**document, "artifacts": present}
 
-        self._update(settle)
+        self._update(change)
 
     # --- reading ---
 
     def load(self, name: str, **reading: Any) -> Any:
         """Load an artifact; `reading` is passed to `qwf.storage.artifacts.load_object`."""
-        return self._settled(
-            name, lambda path, entry: load_object(path, entry.kind, entry.accepted, **reading)
-        )
+        return self._settled(name, lambda path, entry: load_object(path, entry.accepted, **reading))
 
     def verified_path(self, name: str) -> Path:
         """Return the file that holds an artifact, once its bytes are those recorded."""
 
         def check(path: Path, entry: ArtifactEntry) -> Path:
-            found = measure(fsio.read_bytes(path))
+            found = measure_file(path)
             if found not in entry.accepted:
                 raise ArtifactCorruptError(path, expected=str(entry.digest), found=str(found))
             return path
@@ -281,15 +304,9 @@ class ArtifactArea:
         names = self._names_at(name)
         for one in names:
             destination = target.joinpath(*layout.split_artifact_name(one))
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            source = self.verified_path(one)
-            # A short name of its own: others may download to the same place.
-            partial = destination.with_name(f".partial-{secrets.token_hex(8)}")
-            try:
-                shutil.copyfile(source, partial)
-                os.replace(partial, destination)
-            finally:
-                partial.unlink(missing_ok=True)
+            fsio.make_directories(destination.parent)
+            copied, _, _ = fsio.copy_whole(self.verified_path(one), destination)
+            fsio.replace_with(copied, destination, durable=False)
         return target.joinpath(*layout.split_artifact_name(name))
 
     def path_of(self, name: str) -> Path:
@@ -309,18 +326,25 @@ class ArtifactArea:
         return inside
 
 
-def _refuse_names(names: Iterable[str]) -> None:
-    for name in names:
+def _refuse_collisions(names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that are none, or would have to be a file and a directory at once."""
+    wanted, present = list(names), set(known)
+    files = present.union(wanted)
+    directories = {parent: name for name in files for parent in _parents(name)}
+    for name in wanted:
         layout.split_artifact_name(name)
-        _refuse_collision(name, names)
-
-
-def _refuse_collision(name: str, known: Iterable[str]) -> None:
-    """Refuse a name that would have to be a file and a directory at once."""
-    for other in known:
-        if other.startswith(f"{name}/") or name.startswith(f"{other}/"):
+        inside = next((parent for parent in _parents(name) if parent in files), None)
+        other = directories.get(name) or inside
+        if other is not None:
             reason = f"there is {other!r}, and one name cannot be a file and a directory"
             raise UnsafeNameError("an artifact", name, reason)
+
+
+def _parents(name: str) -> Iterator[str]:
+    position = name.find("/")
+    while position >= 0:
+        yield name[:position]
+        position = name.find("/", position + 1)
 
 
 class _OvertakenError(Exception):
@@ -338,11 +362,19 @@ def _take_name(staged: Staged) -> bool:
     return False
 
 
-def _on_disk(path: Path, entry: ArtifactEntry) -> Digest | None:
-    """Return the digest of the bytes that are there now, before they are replaced."""
+def _keep(staged: Staged) -> None:
+    """Drop the private name of a new artifact; put the file back if somebody has dropped it."""
+    if fsio.is_same_file(staged.temporary, staged.path):
+        fsio.remove_file(staged.temporary)
+    else:
+        fsio.replace_with(staged.temporary, staged.path)
+
+
+def _on_disk(path: Path, entry: ArtifactEntry) -> ArtifactEntry | None:
+    """Return what is there now, before it is replaced."""
     if entry.replaces is None:
-        return entry.digest
+        return entry
     try:  # an earlier overwrite was cut off: the file tells on which side of its rename
-        return measure(fsio.read_bytes(path))
+        return entry.settled(measure_file(path))
     except FileNotFoundError:
         return None

@@ -70,19 +70,25 @@ class MetricPoint:
 class ArtifactEntry:
     """What an artifact is and which bytes it may have.
 
-    While an artifact is being overwritten, `replaces` holds the digest of the bytes before, and
-    `since` when that began, on the file server's clock.
+    While an artifact is being overwritten, `replaces` says what it was before, and `since` when
+    that began, on the file server's clock.
     """
 
     kind: str
     digest: Digest
-    replaces: Digest | None = None
+    replaces: ArtifactEntry | None = None
     since: float = 0.0
 
     @property
-    def accepted(self) -> list[Digest]:
-        """The digests of bytes that are whole, the newest first."""
-        return [self.digest] if self.replaces is None else [self.digest, self.replaces]
+    def accepted(self) -> dict[Digest, str]:
+        """Digest -> kind of bytes that are whole, the newest first."""
+        known = {self.digest: self.kind}
+        return known if self.replaces is None else {**known, **self.replaces.accepted}
+
+    def settled(self, found: Digest) -> ArtifactEntry | None:
+        """Return the entry for the bytes that are there, or None if they are neither."""
+        kind = self.accepted.get(found)
+        return None if kind is None else ArtifactEntry(kind, found)
 
     def as_json(self) -> dict[str, Json]:
         """Return the entry as it stands in ``recorder.json``."""
@@ -92,11 +98,7 @@ class ArtifactEntry:
             "sha256": self.digest.sha256,
         }
         if self.replaces is not None:
-            form["replaces"] = {
-                "size": self.replaces.size,
-                "sha256": self.replaces.sha256,
-                "since": self.since,
-            }
+            form["replaces"] = {**self.replaces.as_json(), "since": self.since}
         return form
 
 
@@ -258,6 +260,6 @@ def parse_artifact(form: dict[str, Any]) -> ArtifactEntry:
     return ArtifactEntry(
         kind=form["kind"],
         digest=Digest(form["size"], form["sha256"]),
-        replaces=None if before is None else Digest(before["size"], before["sha256"]),
+        replaces=None if before is None else parse_artifact(before),
         since=0.0 if before is None else float(before["since"]),
     )

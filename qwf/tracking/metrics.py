@@ -41,7 +41,8 @@ class MetricLog:
         self._directory = directory
         self._lock = threading.Lock()
         self._writer: JournalWriter | None = None
-        self._pid = 0
+        self._pid = os.getpid()
+        self._moment = 0.0
         # What this process has logged, so that summing up need not read it again.
         self._files: set[str] = set()
         self._newest: dict[str, tuple[int, float, float]] = {}  # step, time, value
@@ -59,46 +60,52 @@ class MetricLog:
         # By hand, because `json` would take as long as all the rest of the call.
         numbers = {key: _number(key, value) for key, value in metrics.items()}
         values = [f"{_json_name(key)}:{_json_number(number)}" for key, number in numbers.items()]
-        moment = time.time()
-        entry = f"[{moment:.6f},{step},{{{','.join(values)}}}]\n".encode()
+        if os.getpid() != self._pid:
+            self._begin_in_this_process()
         with self._lock:
+            # Never backwards, so that what was logged last is the latest for every reader.
+            moment = self._moment = max(self._moment, round(time.time(), 6))
+            entry = f"[{moment:.6f},{step},{{{','.join(values)}}}]\n".encode()
             try:
                 self._opened().append(entry)
             except OSError:
-                self._abandon()
+                # Half a line may be at the end of the file, which only its last line may be:
+                # what follows goes into another one.
+                with contextlib.suppress(OSError):
+                    self._finish()
                 raise
             for key, number in numbers.items():
                 known = self._newest.get(key)
                 if known is None or step >= known[0]:
                     self._newest[key] = step, moment, number
 
-    def _abandon(self) -> None:
-        # Half a line may be at the end of the file, which only its last line may be: what
-        # follows goes into another one.
-        if self._writer is not None:
-            with contextlib.suppress(OSError):
-                self._writer.sync()
-            self._writer.close()
-        self._writer = None
+    def _begin_in_this_process(self) -> None:
+        # After a fork the lock may be held by a thread that is not here any more.
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._writer, self._files, self._newest = None, set(), {}
 
     def _opened(self) -> JournalWriter:
-        pid = os.getpid()
-        if self._pid != pid:
-            self._writer, self._pid = None, pid
-            self._files, self._newest = set(), {}
         if self._writer is None:
-            name = layout.metrics_file(f"{time.time_ns():x}-{pid}-{secrets.token_hex(3)}")
+            token = f"{time.time_ns():x}-{self._pid}-{secrets.token_hex(3)}"
+            name = layout.metrics_file(token)
             self._writer = JournalWriter(self._directory / name)
             self._files.add(name)
         return self._writer
 
+    def _finish(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.sync()
+            finally:
+                writer.close()
+
     def close(self) -> None:
         """Make everything durable and close the file. A later value opens a new one."""
-        with self._lock:
-            if self._writer is not None and self._pid == os.getpid():
-                self._writer.sync()
-                self._writer.close()
-            self._writer = None
+        if self._pid == os.getpid():
+            with self._lock:
+                self._finish()
 
     def summary(self, *, others: bool = True) -> dict[str, MetricPoint]:
         """Return what `latest` finds in all journals; this one's own are not read again.
@@ -113,16 +120,27 @@ class MetricLog:
         CorruptRecordError
             If one of those is damaged.
         """
+        if os.getpid() != self._pid:
+            self._begin_in_this_process()
         with self._lock:
-            mine = self._pid == os.getpid()
-            files = frozenset(self._files) if mine else frozenset()
-            newest = dict(self._newest) if mine else {}
+            files, newest = frozenset(self._files), dict(self._newest)
         own = [
-            Observation(round(moment, 6), step, key, value)
-            for key, (step, moment, value) in newest.items()
+            Observation(moment, step, key, value) for key, (step, moment, value) in newest.items()
         ]
         before = read_observations(self._directory, besides=files) if others else ()
         return latest([*before, *own])
+
+    def others(self) -> dict[str, int]:
+        """Return name -> size of the journals of other processes and earlier sessions."""
+        files = self._files if os.getpid() == self._pid else ()
+        names = filter(layout.is_metrics_file, fsio.list_names(self._directory))
+        return {name: fsio.size_of(self._directory / name) for name in set(names).difference(files)}
+
+    def sync_others(self) -> None:
+        """Make durable what other processes have logged."""
+        for name in self.others():
+            with contextlib.suppress(FileNotFoundError):
+                fsio.sync_file(self._directory / name)
 
 
 def _number(key: str, value: object) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config import C
 from ..errors import (
     CorruptRecordError,
+    FormatVersionError,
     LoadObjectError,
     RecorderNotFoundError,
     RecorderStateError,
@@ -40,6 +43,9 @@ __all__ = ["DEFAULT_RECORDER_NAME", "Recorder"]
 # Qlib's name; scripts ask for it.
 DEFAULT_RECORDER_NAME: Final = "mlflow_recorder"
 
+# Shown for a recorder whose file is damaged, and with it its name.
+_BROKEN_NAME: Final = "(broken)"
+
 _logger: Final = logging.getLogger("qwf.tracking")
 
 
@@ -68,10 +74,13 @@ class Recorder:
         self._store = store
         self.experiment_id = experiment_id
         self.id: str | None = None
-        self.name = name or DEFAULT_RECORDER_NAME
+        if name is not None and (type(name) is not str or not name):
+            raise UnsafeNameError("a recorder", name, "a non-empty string is expected")
+        self.name = DEFAULT_RECORDER_NAME if name is None else name
         self.status: str = self.STATUS_S
         self._started_at: str | None = None
         self._ended_at: str | None = None
+        self._session: object = None  # when this process started or resumed it
         self._metric_log: MetricLog | None = None
 
     @classmethod
@@ -79,7 +88,7 @@ class Recorder:
         cls, store: Store, experiment_id: str, recorder_id: str, record: RecorderRecord | None
     ) -> Recorder:
         """Return the recorder that a listing found; without a record it is a broken one."""
-        recorder = cls(store, experiment_id, name=None if record is None else record.name)
+        recorder = cls(store, experiment_id, name=_BROKEN_NAME if record is None else record.name)
         recorder.id = recorder_id
         recorder.status = cls.STATUS_BROKEN
         if record is not None:
@@ -176,17 +185,20 @@ class Recorder:
         Resuming keeps id, name, start time, params, tags and artifacts, and adds a session.
         """
         if self.id is None:
-            self.id = layout.new_recorder_id()
-            document = new_recorder(self.id, self.name, self.experiment_id, self.STATUS_R)
-            self._store.create_recorder(self.experiment_id, self.id, document)
-            self._show(self._store.parse(self.experiment_id, self.id, document))
+            identity = layout.new_recorder_id()
+            document = new_recorder(identity, self.name, self.experiment_id, self.STATUS_R)
+            self._store.create_recorder(self.experiment_id, identity, document)
+            self.id, self._session = identity, document["started_at"]
+            self._show(self._store.parse(self.experiment_id, identity, document))
         else:
-            self._update(self._resumed)
+            session = new_session(utc_now())
+            self._update(partial(self._resumed, session=session))
+            self._session = session["started_at"]
         exits.keep(self.id, self._end_at_exit)
         return self
 
-    def _resumed(self, document: Document) -> Document:
-        sessions = [*document.get("sessions", []), new_session(utc_now())]
+    def _resumed(self, document: Document, *, session: dict[str, Any]) -> Document:
+        sessions = [*document.get("sessions", []), session]
         return {**document, "status": self.STATUS_R, "ended_at": None, "sessions": sessions}
 
     def _end_at_exit(self, failed: bool) -> None:
@@ -209,24 +221,36 @@ class Recorder:
             raise UnknownStatusError(status, self.STATUSES)
         if self.id is None:
             return
+        failure = self._close_metrics()
+        log = self._metric_log or MetricLog(self._directory)
+        others = log.others()
+        log.sync_others()
+        self._update(partial(self._ended, status=status, summary=self._summary()))
+        if log.others() != others:
+            # Another process has logged meanwhile and saw the run still going. From now on it
+            # sees that it has ended, and sums up itself.
+            self._sum_up()
         exits.release(self.id)
-        self._close_metrics()
-        summary = self._summary()
+        if failure is not None:
+            raise failure
+
+    def _ended(self, document: Document, *, status: str, summary: dict[str, Any]) -> Document:
         now = utc_now()
+        sessions = [dict(one) for one in document.get("sessions", [])]
+        for session in sessions:
+            if session["started_at"] == self._session:
+                session["ended_at"] = now
+        return {
+            **document,
+            "status": status,
+            "ended_at": now,
+            "sessions": sessions,
+            "metrics": {**document["metrics"], **summary},
+        }
 
-        def ended(document: Document) -> Document:
-            sessions = [dict(one) for one in document.get("sessions", [])]
-            if sessions:
-                sessions[-1]["ended_at"] = now
-            return {
-                **document,
-                "status": status,
-                "ended_at": now,
-                "sessions": sessions,
-                "metrics": {**document["metrics"], **summary},
-            }
-
-        self._update(ended)
+    def _sum_up(self) -> None:
+        summary = self._summary()
+        self._update(lambda doc: {**doc, "metrics": {**doc["metrics"], **summary}})
 
     # --- params, tags ---
 
@@ -292,7 +316,8 @@ class Recorder:
         Raises
         ------
         TypeError
-            If a value is no number. Nothing was logged, and later calls work.
+            If a value is no number, or the step no whole number of 64 bits. Nothing was logged,
+            and later calls work.
 
         Notes
         -----
@@ -307,14 +332,15 @@ class Recorder:
         if self._metric_log is None:
             self._metric_log = MetricLog(self._directory)
         try:
-            self._metric_log.append(metrics, 0 if step is None else int(step))
+            self._metric_log.append(metrics, _step(step))
         except FileNotFoundError as error:
             raise RecorderNotFoundError("id", self.id, experiment=self.experiment_id) from error
         # The `end_run` of this process sums up. One elsewhere may have been already.
         if not exits.is_open(self._known_id()) and self._refreshed().status != self.STATUS_R:
-            self._close_metrics()
-            summary = self._summary()
-            self._update(lambda doc: {**doc, "metrics": {**doc["metrics"], **summary}})
+            failure = self._close_metrics()
+            self._sum_up()
+            if failure is not None:
+                raise failure
 
     def list_metrics(self) -> dict[str, float]:
         """Return the value of each metric at its highest step (of equal steps, the last logged)."""
@@ -352,15 +378,20 @@ class Recorder:
             }
         )
 
-    def _close_metrics(self) -> None:
+    def _close_metrics(self) -> OSError | None:
+        """Make what this process has logged durable; return the error if that fails."""
         if self._metric_log is not None:
-            self._metric_log.close()
+            try:
+                self._metric_log.close()
+            except OSError as error:
+                return error
+        return None
 
     def _summary(self) -> dict[str, Any]:
         log = self._metric_log or MetricLog(self._directory)
         try:
             points = log.summary()
-        except CorruptRecordError as error:
+        except (CorruptRecordError, FormatVersionError) as error:
             # The status has to become true all the same; the check tells of the damage again.
             _logger.error("%s The metrics of recorder %s may be incomplete.", error, self.id)  # noqa: TRY400
             points = log.summary(others=False)
@@ -417,6 +448,10 @@ class Recorder:
             self._artifacts().save_objects(named)
             return
         source = Path(local_path)
+        if not source.exists():
+            raise FileNotFoundError(
+                errno.ENOENT, "cannot save what is not there; nothing was saved", str(source)
+            )
         if source.is_dir():
             files = {joined(artifact_path, name): path for name, path in files_below(source)}
         else:
@@ -520,6 +555,20 @@ class Recorder:
     def _show(self, record: RecorderRecord) -> None:
         self.name, self.status = record.name, record.status
         self._started_at, self._ended_at = record.started_at, record.ended_at
+
+
+def _step(step: object) -> int:
+    if step is None:
+        return 0
+    try:
+        whole = int(step)  # type: ignore[call-overload]  # refused below
+    except (TypeError, ValueError, OverflowError):
+        whole = None
+    if whole is None or whole != step or not -(2**63) <= whole < 2**63:
+        raise TypeError(
+            f"step is {step!r}; expected a whole number of at most 64 bits. Nothing was logged."
+        )
+    return int(whole)
 
 
 def _reopened(

@@ -76,7 +76,8 @@ class Store:
         try:
             read_document(path, kind=STORE_KIND, version=STORE_FORMAT)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            # Copied without it, or a crash came before it: what is there can be read all the same.
+            return fsio.exists(self.root / layout.EXPERIMENTS)
         except CorruptRecordError as error:
             self._report(error)
         self._checked = True
@@ -84,11 +85,11 @@ class Store:
 
     def ensure(self) -> None:
         """Create the store if it does not exist yet; racing processes make one."""
-        if self.check_version():
+        self.check_version()
+        if self._checked:
             return
         fsio.make_directories(self.root / layout.EXPERIMENTS)
-        path = self.root / layout.STORE_FILE
-        fsio.create_whole(path, encode_document(new_store()))
+        fsio.create_whole(self.root / layout.STORE_FILE, encode_document(new_store()))
         self.check_version()
 
     # --- experiments ---
@@ -113,6 +114,8 @@ class Store:
         already, one link creates the file): *readers* see all or nothing.
         """
         identity = layout.encode_name(name)
+        if not fsio.exists(self.root / layout.STORE_FILE):
+            self._checked = False  # it may have been deleted while this process lives
         self.ensure()
         directory = self.experiment_directory(identity)
         document = new_experiment(identity, name)
@@ -132,32 +135,45 @@ class Store:
     def read_experiment(self, experiment_id: str) -> ExperimentRecord | None:
         """Return an experiment by its id, or None when there is none.
 
+        A damaged ``experiment.json`` is reported and otherwise harmless: the directory's name
+        says the same.
+
         Raises
         ------
-        CorruptRecordError
-            If its file is damaged.
+        FormatVersionError
+            If a newer qwf wrote it.
         """
         if not self._is_entry(experiment_id) or not self.check_version():
             return None
         path = self.experiment_directory(experiment_id) / layout.EXPERIMENT_FILE
         try:
             document = read_document(path, kind=EXPERIMENT_KIND, version=EXPERIMENT_FORMAT)
+            return parse_experiment(document, path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return parse_experiment(document, path)
+        except CorruptRecordError as error:
+            self._report(error)
+            name = layout.decode_name(experiment_id)
+            return ExperimentRecord(id=experiment_id, name=name, created_at="")
 
     def find_experiment(self, name: str) -> ExperimentRecord | None:
         """Return an experiment by its name, with one file read."""
         return self.read_experiment(layout.encode_name(name))
 
     def list_experiments(self) -> list[ExperimentRecord]:
-        """Return all experiments, newest first, without foreign and broken entries."""
+        """Return all experiments, newest first; without foreign ones and those of a newer qwf."""
         if not self.check_version():
             return []
         names = fsio.list_names(self.root / layout.EXPERIMENTS)
-        found = [self._or_report(self.read_experiment, name) for name in names]
-        present = [record for record in found if record is not None]
-        return sorted(present, key=lambda record: (record.created_at, record.id), reverse=True)
+        found = []
+        for name in names:
+            try:
+                record = self.read_experiment(name)
+            except FormatVersionError as error:
+                self._report(error)
+            else:
+                found += [] if record is None else [record]
+        return sorted(found, key=lambda record: (record.created_at, record.id), reverse=True)
 
     def discard_experiment(self, experiment_id: str) -> Path:
         """Move an experiment to the trash in one rename, and return where it is."""
@@ -219,6 +235,9 @@ class Store:
             except (CorruptRecordError, FormatVersionError) as error:
                 self._report(error)
                 yield name, None
+            except PermissionError as error:  # a colleague's, who has closed it to others
+                self._report(CorruptRecordError(directory / name, f"it cannot be read ({error})"))
+                yield name, None
             else:
                 if record is not None:
                     yield name, record
@@ -246,15 +265,6 @@ class Store:
         except UnicodeEncodeError:
             return False
         return len(encoded) <= _MAX_ENTRY_BYTES and b"/" not in encoded and b"\0" not in encoded
-
-    def _or_report(
-        self, read: Callable[[str], ExperimentRecord | None], name: str
-    ) -> ExperimentRecord | None:
-        try:
-            return read(name)
-        except (CorruptRecordError, FormatVersionError) as error:
-            self._report(error)
-            return None
 
     @staticmethod
     def _report(error: CorruptRecordError | FormatVersionError) -> None:
