@@ -449,20 +449,21 @@ def get_calendar(freq: str = "day") -> TradingCalendar:
     ConfigError
         If neither setting is there, or the source is not a valid calendar.
     """
-    origin = _configured_origin()
+    origin = _configured_origin(freq)
     reader = _readers.get(freq)
     if reader is None or not reader.reads(origin):
         reader = _readers[freq] = CalendarReader(origin, freq)
     return reader.read()
 
 
-def _configured_origin() -> object:
+def _configured_origin(freq: str) -> object:
     if isinstance(C.calendar, ProcessCalendar):
         raise ConfigError("qwf.init(calendar=D) names itself; pass the source of the dates.")
     if C.calendar is not None:
         return C.calendar
-    if C.provider_uri is not None:
-        return C.provider_uri
+    provider: object = C.provider(freq)
+    if provider is not None:
+        return provider
     raise ConfigError(
         "this process has no trading calendar. Pass one: qwf.init(calendar=...) with a list of "
         "dates, a text file, a frame or an object with a method 'calendar'; or "

@@ -122,6 +122,23 @@ class Config:
         """Return a setting, or the default when there is no such setting."""
         return getattr(self, name) if name in _DEFAULTS else default
 
+    def provider(self, freq: str) -> Any:
+        """Return the Qlib data directory for a frequency; None when there is none.
+
+        Raises
+        ------
+        ConfigError
+            If there is one for other frequencies only.
+        """
+        uri = self.provider_uri
+        if not isinstance(uri, Mapping):
+            return uri
+        if freq not in uri:
+            raise ConfigError(
+                f"provider_uri has no directory for the frequency {freq!r}; {suggest(freq, uri)}"
+            )
+        return uri[freq]
+
     @property
     def located(self) -> bool:
         """Whether the user has said where the store is: by `init` or by ``QWF_URI``."""
@@ -178,7 +195,7 @@ def init(default_conf: str = "client", **settings: Any) -> None:
             The experiment used when none is named.
         ``exp_manager`` : dict
             Qlib's form of both: ``{"kwargs": {"uri": ..., "default_exp_name": ...}}``.
-        ``provider_uri`` : str or Path
+        ``provider_uri`` : str, Path, or dict of frequency to these
             A Qlib data directory; its ``calendars/day.txt`` becomes the calendar.
         ``calendar`` : sequence of dates, path of a text file, DataFrame or calendar object
             The trading calendar; beats ``provider_uri``.

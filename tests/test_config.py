@@ -128,3 +128,28 @@ def test_a_recorder_travels_to_another_process_by_reference(tmp_path: Path) -> N
     back = pickle.loads(data)
     assert back == recorder
     assert (back.status, back.load_object("x")) == ("FINISHED", [1])
+
+
+def test_a_data_directory_may_be_given_for_each_frequency(tmp_path: Path) -> None:
+    for name, line in (("day", "2020-01-02"), ("1min", "2020-01-02 09:31:00")):
+        folder = tmp_path / name / "calendars"
+        folder.mkdir(parents=True)
+        (folder / f"{name}.txt").write_text(f"{line}\n")
+    qwf.init(provider_uri={"day": tmp_path / "day", "1min": tmp_path / "1min"})
+    assert [str(day) for day in qwf.D.calendar()] == ["2020-01-02 00:00:00"]
+    assert [str(bar) for bar in qwf.D.calendar(freq="1min")] == ["2020-01-02 09:31:00"]
+    with pytest.raises(ConfigError, match="no directory for the frequency '5min'"):
+        qwf.D.calendar(freq="5min")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"logging_level": "LOUD"}, {"default_exp_name": ""}, {"pickle_allow": 5}],
+)
+def test_a_value_that_would_fail_later_is_refused_now(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    qwf.init(uri=tmp_path / "one")
+    with pytest.raises(ConfigError):
+        qwf.init(uri=tmp_path / "two", **settings)
+    assert R.get_uri() == str(tmp_path / "one")

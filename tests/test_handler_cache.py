@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from qwf.data.dataset import DatasetH
 from qwf.errors import ConfigError
 from qwf.instantiate import init_instance_by_config
 from qwf.tasks.handler_cache import replace_task_handler_with_cache
@@ -185,3 +186,22 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
         reader.join()
     assert broken == []
     assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_a_template_that_trains_with_a_fitted_step_can_be_cached(tmp_path: Path) -> None:
+    """The handler gets the fit window and the module that its dataset would give it."""
+    prices = Path(__file__).parent.parent / "examples" / "data" / "sp500_20.parquet"
+    handler = {
+        "class": "PriceHandler",
+        "kwargs": {
+            "panel": str(prices),
+            "start_time": "2019-01-02",
+            "infer_processors": [{"class": "RobustZScoreNorm"}],
+        },
+    }
+    segments = {"train": ("2019-01-02", "2019-06-28"), "test": ("2019-07-01", "2019-07-31")}
+    task = {"dataset": {"kwargs": {"handler": handler, "segments": segments}}}
+    replaced = replace_task_handler_with_cache(task, tmp_path)
+    direct = DatasetH(handler, segments).prepare("test", col_set="feature")
+    cached = DatasetH(replaced["dataset"]["kwargs"]["handler"], segments)
+    pd.testing.assert_frame_equal(cached.prepare("test", col_set="feature"), direct)

@@ -294,3 +294,15 @@ def test_metrics_of_an_unstarted_recorder_are_refused(store: Path) -> None:
     recorder = R.get_exp(experiment_name="e").create_recorder()
     with pytest.raises(ValueError, match="never started"):
         recorder.log_metrics(m=1)
+
+
+@pytest.mark.parametrize("step", [2**70, 1.5, "a", float("nan")])
+def test_a_step_that_is_no_whole_number_is_refused_and_logging_goes_on(
+    store: Path, step: Any
+) -> None:
+    with R.start(experiment_name="e"):
+        with pytest.raises(TypeError, match=r"step is .*Nothing was logged"):
+            R.log_metrics(step=step, m=1)
+        R.log_metrics(step=3.0, m=2)
+        recorder = R.get_recorder()
+    assert recorder.metric_history()["step"].tolist() == [3]

@@ -27,6 +27,7 @@ from qwf.errors import (
     RecorderInitializationError,
     RecorderNotFoundError,
     UnknownStatusError,
+    UnsafeNameError,
 )
 from qwf.tracking.recorder import Recorder
 
@@ -719,3 +720,12 @@ def test_check_39_a_store_can_be_moved(store: Path) -> None:
     assert Path(found.get_artifact_uri()).is_dir()
     found.set_tags(seen="yes")
     assert not os.path.lexists(store)
+
+
+@pytest.mark.parametrize("name", [5, 0, "", ["a"], Path("x")])
+def test_a_recorder_name_that_is_no_text_is_refused_before_anything_is_written(
+    store: Path, name: Any
+) -> None:
+    with pytest.raises(UnsafeNameError, match="Nothing was changed"):
+        R.start_exp(experiment_name="e", recorder_name=name)
+    assert R.list_recorders(experiment_name="e") == {}

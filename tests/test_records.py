@@ -267,3 +267,17 @@ def test_a_record_that_generates_nothing_says_so(recorder: Recorder) -> None:
     for call in (RecordTemp(recorder).generate, ACRecordTemp(recorder).generate):
         with pytest.raises(NotImplementedError, match="RecordTemp has no"):
             call()
+
+
+def test_a_prediction_without_dates_is_refused_before_anything_is_saved(store: Path) -> None:
+    class Undated:
+        def predict(self, dataset: object) -> pd.Series:
+            return pd.Series([1.0, 2.0])
+
+    with R.start(experiment_name="e"):
+        recorder = R.get_recorder()
+        with pytest.raises(DataError, match=r"expected \(datetime, instrument\)"):
+            SignalRecord(Undated(), object(), recorder).generate()
+        with pytest.raises(RecorderStateError, match="needs a model and a dataset"):
+            SignalRecord(recorder=recorder).generate()
+    assert recorder.list_artifacts() == []

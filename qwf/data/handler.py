@@ -150,7 +150,7 @@ class PriceHandler(DataHandlerLP):
                 "the prices of this PriceHandler were given in memory, and its pickle leaves them "
                 "out. Give them again with config(panel=...), or build it with the path of a file."
             )
-        source = C.provider_uri if self.panel is None else self.panel
+        source = C.provider(self.freq) if self.panel is None else self.panel
         if source is None:
             raise DataError(
                 "PriceHandler has no prices: pass panel=..., or name a Qlib data directory with "
