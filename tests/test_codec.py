@@ -111,3 +111,30 @@ def test_an_unknown_kind_of_value_is_refused() -> None:
 
 def test_text_that_utf8_cannot_hold_is_escaped() -> None:
     assert load_json(dump_json({"x": "\ud800"})) == {"x": "\ud800"}
+
+
+PAIR = "\ud800\udc00"  # two code points; JSON has one spelling for them and for U+10000
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (PAIR, ""),
+        ({"x": ["a" + PAIR]}, "x[0]"),
+        ({"x": {PAIR: 1}}, "x." + PAIR),
+        ({1: 2, PAIR: 3}, f"the key {PAIR!r}"),
+    ],
+)
+def test_text_that_json_would_change_is_refused(value: object, place: str) -> None:
+    with pytest.raises(NotPlainError, match="pair of surrogates") as caught:
+        encode(value)
+    assert caught.value.place == place
+
+
+@given(st.text(st.characters(min_codepoint=0xD7FF, max_codepoint=0x10001, exclude_categories=())))
+def test_text_with_surrogates_comes_back_the_same_or_is_refused(text: str) -> None:
+    try:
+        form = encode({text: text})
+    except NotPlainError:
+        return
+    assert decode(load_json(dump_json(form))) == {text: text}

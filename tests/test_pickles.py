@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qwf.data.models import LinearModel
 from qwf.errors import PickleRefusedError
+from qwf.storage import pickles
 from qwf.storage.pickles import dump_pickle, load_pickle
 
 
@@ -91,3 +93,49 @@ def test_never_refuses_everything() -> None:
 def test_trusted_loads_everything(tmp_path: Path) -> None:
     load(dump_pickle(Touch(str(tmp_path / "made"))), policy="trusted")
     assert (tmp_path / "made").is_dir()
+
+
+def build(target: bytes, state: bytes) -> bytes:
+    """Return a pickle that sets the state, a dict of attributes, on what `target` leaves."""
+    slots = pickle.MARK + pickle.NONE + state + pickle.TUPLE
+    return pickle.PROTO + b"\x04" + target + slots + pickle.BUILD + pickle.STOP
+
+
+def attribute(name: str, value: bytes) -> bytes:
+    return pickle.EMPTY_DICT + pickle.UNICODE + name.encode() + b"\n" + value + pickle.SETITEM
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (b"cqwf.data.models\nLinearModel\n", "predict"),
+        (b"cpandas\nDataFrame\n", "dropna"),
+        (b"cbuiltins\ngetattr\n", "__name__"),
+        (b"cbuiltins\ngetattr\n(czoneinfo\nZoneInfo\nX\x09\x00\x00\x00_unpickletR", "__doc__"),
+        (b"cpandas._libs.tslibs.timestamps\n_unpickle_timestamp\n", "__name__"),
+        (b"czoneinfo\nZoneInfo\n(X\x03\x00\x00\x00UTCtR", "utcoffset"),
+    ],
+)
+def test_restricted_changes_no_class_or_function(target: bytes, name: str, *, plain: bool) -> None:
+    watched = (LinearModel, pd.DataFrame, pickles._zone_reader)
+    before = [dict(vars(one)) for one in watched], pickles._zone_reader.__name__
+    state = attribute(name, b"cbuiltins\ndict\n")
+    forged = build(target, state)
+    if plain:  # the other way of BUILD: a dict for the __dict__ of the target
+        forged = pickle.PROTO + b"\x04" + target + state + pickle.BUILD + pickle.STOP
+    with pytest.raises(PickleRefusedError, match=r"model.pkl would change .* itself"):
+        load(forged)
+    assert ([dict(vars(one)) for one in watched], pickles._zone_reader.__name__) == before
+
+
+def test_restricted_still_sets_the_state_of_what_the_pickle_made() -> None:
+    model = LinearModel()
+    model.anything = {"a": (1, 2)}  # type: ignore[attr-defined]
+    assert vars(load(dump_pickle(model))) == vars(model)
+
+
+@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
+def test_restricted_reads_every_protocol_with_binary_data(protocol: int) -> None:
+    frame = pd.DataFrame({"a": np.arange(3.0), "b": ["x", "y", None]}, index=[3, 4, 5])
+    pd.testing.assert_frame_equal(load(pickle.dumps(frame, protocol)), frame)

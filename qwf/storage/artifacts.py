@@ -88,11 +88,14 @@ def _as_parquet(obj: Any) -> bytes | None:
     pandas = sys.modules.get("pandas")  # without it, nothing can be a frame
     if pandas is None or not isinstance(obj, (pandas.DataFrame, pandas.Series)):
         return None
-    from .frames import NotTabularError, encode_frame
+    from .frames import encode_frame
 
     try:
         return encode_frame(obj)
-    except NotTabularError:
+    except Exception:  # noqa: BLE001
+        # Mostly NotTabularError. But pandas lets users and other packages bring types, offsets and
+        # time zones of their own, which may raise anything when looked into, and an object that
+        # can be pickled must never be lost because it has a better form as well.
         return None
 
 

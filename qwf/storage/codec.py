@@ -10,6 +10,7 @@ import datetime
 import functools
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,8 @@ __all__ = ["NotPlainError", "decode", "dump_json", "encode", "load_json"]
 
 # CPython refuses to print larger ones in decimal.
 _MAX_INT_BITS: Final = 13_000
+# JSON spells a character outside the basic plane as these two, and reads them as that character.
+_SURROGATE_PAIR: Final = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 
 
 class NotPlainError(TypeError):
@@ -33,7 +36,10 @@ class NotPlainError(TypeError):
         self.place, self.value = place, value
 
     def __str__(self) -> str:
-        return f"{self.place or 'the value'} is a {type(self.value).__name__}, not plain data"
+        place = self.place or "the value"
+        if type(self.value) is str:
+            return f"{place} is text with a pair of surrogates, which JSON reads as one character"
+        return f"{place} is a {type(self.value).__name__}, not plain data"
 
 
 def encode(value: object, place: str = "") -> Json:
@@ -45,7 +51,8 @@ def encode(value: object, place: str = "") -> Json:
     Raises
     ------
     NotPlainError
-        If the value, or one inside it, is not plain; also for a structure nested without end.
+        If the value, or one inside it, is not plain; also for a structure nested without end, and
+        for text that JSON would change.
 
     Examples
     --------
@@ -62,7 +69,7 @@ def encode(value: object, place: str = "") -> Json:
 
 def _encode(value: Any, place: str) -> Json:
     kind = type(value)
-    if value is None or kind is str or kind is bool:
+    if value is None or kind is bool or (kind is str and value.isascii()):
         return value  # type: ignore[no-any-return]  # narrowed by exact type, which mypy cannot see
     encoder = _ENCODERS.get(kind)
     if encoder is None and _is_timestamp(value):
@@ -70,6 +77,12 @@ def _encode(value: Any, place: str) -> Json:
     if encoder is None:
         raise NotPlainError(place, value)
     return encoder(value, place)
+
+
+def _encode_text(value: str, place: str) -> str:
+    if not value.isascii() and _SURROGATE_PAIR.search(value):
+        raise NotPlainError(place, value)
+    return value
 
 
 def _encode_int(value: int, place: str) -> Json:
@@ -92,9 +105,11 @@ def _encode_tuple(value: tuple[Any, ...], place: str) -> Json:
 
 def _encode_dict(value: dict[Any, Any], place: str) -> Json:
     if all(type(key) is str for key in value) and not any(key[:1] == "$" for key in value):
-        return {
-            key: _encode(item, f"{place}.{key}" if place else key) for key, item in value.items()
-        }
+        fields: dict[str, Json] = {}
+        for key, item in value.items():
+            inside = f"{place}.{key}" if place else key
+            fields[_encode_text(key, inside)] = _encode(item, inside)
+        return fields
     pairs: list[Json] = []
     for key, item in value.items():
         inside = f"{place}[{key!r}]"
@@ -113,6 +128,7 @@ def _encode_datetime(value: datetime.datetime, place: str) -> Json:
 
 
 _ENCODERS: Final[dict[type, Callable[[Any, str], Json]]] = {
+    str: _encode_text,
     int: _encode_int,
     float: _encode_float,
     list: _encode_list,

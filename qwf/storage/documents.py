@@ -9,13 +9,12 @@ dropped by the next writer.
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from ..errors import CorruptRecordError, FormatVersionError, LockTimeoutError
+from ..errors import CorruptRecordError, FormatVersionError
 from . import fsio, lock
 from .codec import dump_json, load_json
 
@@ -122,7 +121,7 @@ def update_document(
     *Readers* see the old or the new revision. *A crash* leaves the old revision, or the new one
     with or without a claim file ``<name>.<revision>``, which the next change settles.
     """
-    deadline = time.monotonic() + seconds
+    patience = lock.Patience(path, seconds)
     with lock.hold(path.parent / f".{path.name}.lock", seconds=seconds):
         while True:
             present = read_document(path, kind=kind, version=version)
@@ -130,8 +129,7 @@ def update_document(
             changed = {**change(present), "revision": revision + 1}
             if _commit(path, changed, kind=kind, version=version):
                 return changed
-            if time.monotonic() > deadline:
-                raise LockTimeoutError(path, seconds)
+            patience.wait()
 
 
 def _commit(path: Path, changed: Document, *, kind: str, version: int) -> bool:
@@ -153,7 +151,7 @@ def _commit(path: Path, changed: Document, *, kind: str, version: int) -> bool:
             fsio.remove_file(claim)
         return False
     finally:
-        fsio.remove_file(temporary)
+        fsio.drop_private(temporary)
 
 
 def _publish(claim: Path, path: Path, changed: Document, *, kind: str, version: int) -> None:
@@ -168,10 +166,9 @@ def _publish(claim: Path, path: Path, changed: Document, *, kind: str, version: 
 
 
 def _settle(path: Path, claim: Path, *, kind: str, version: int) -> None:
-    """Wait for the owner of a claim; publish it if the owner seems dead."""
+    """Publish the claim of an owner that seems dead; leave one that may be alive."""
     try:
         if not lock.is_abandoned(claim):
-            lock.pause()
             return
         present = read_document(path, kind=kind, version=version)
         if claim.name == f"{path.name}.{present['revision'] + 1}":

@@ -7,6 +7,7 @@ refused, and the caller keeps it in another.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any, Final
@@ -27,6 +28,8 @@ _METADATA_KEY: Final = b"qwf"
 _MAX_CATEGORIES: Final = 100_000
 _NUMBERS: Final = "biuf"
 _THREADED_BYTES: Final = 1 << 20
+# From this many columns on, taking them one by one costs more than a copy of them together.
+_WIDE: Final = 256
 
 
 class NotTabularError(TypeError):
@@ -54,7 +57,7 @@ def encode_frame(frame: pd.DataFrame | pd.Series) -> bytes:
     """
     try:
         return _encode(frame)
-    except (NotPlainError, pa.ArrowException, OverflowError) as error:
+    except (NotPlainError, pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise NotTabularError(str(error)) from error
 
 
@@ -64,7 +67,7 @@ def _encode(frame: pd.DataFrame | pd.Series) -> bytes:
         raise NotTabularError(f"{type(frame).__name__} is a subclass")
     if not frame.flags.allows_duplicate_labels:
         raise NotTabularError("the flag allows_duplicate_labels is set to False")
-    columns = [frame] if is_series else [frame.iloc[:, i] for i in range(frame.shape[1])]
+    columns = [frame] if is_series else _columns(frame)
     labels = [frame.name] if is_series else list(frame.columns)
     names = _field_names(frame.index, labels)
     arrays: list[Any] = []
@@ -85,6 +88,25 @@ def _encode(frame: pd.DataFrame | pd.Series) -> bytes:
         "attrs": encode(frame.attrs),
     }
     return _to_parquet(arrays, names, description)
+
+
+def _columns(frame: pd.DataFrame) -> list[Any]:
+    """Return the columns; those of a wide frame as arrays, where that is all there is to them."""
+    width = frame.shape[1]
+    if width < _WIDE:
+        return [frame.iloc[:, position] for position in range(width)]
+    columns: list[Any] = [None] * width
+    groups: dict[np.dtype[Any], list[int]] = {}
+    for position, dtype in enumerate(frame.dtypes.to_list()):
+        if isinstance(dtype, np.dtype) and dtype.kind in _NUMBERS and not dtype.metadata:
+            groups.setdefault(dtype, []).append(position)
+        else:
+            columns[position] = frame.iloc[:, position]
+    for positions in groups.values():
+        block = frame if len(positions) == width else frame.iloc[:, positions]
+        for position, values in zip(positions, block.to_numpy().T, strict=True):
+            columns[position] = values
+    return columns
 
 
 def _to_parquet(arrays: list[Any], names: list[str], description: dict[str, Any]) -> bytes:
@@ -159,11 +181,21 @@ def _encode_index(index: pd.Index, names: list[str], arrays: list[Any]) -> dict[
     tag = {"field": names[len(arrays)], "name": encode(_plain(index.name)), **tag}
     freq = getattr(index, "freq", None)
     if freq is not None:
-        if pd.tseries.frequencies.to_offset(freq.freqstr) != freq:
-            raise NotTabularError(f"the frequency {freq!r}")
+        if not _is_regained(index):
+            raise NotTabularError(f"a frequency of type {type(freq).__name__}")
         tag["freq"] = freq.freqstr
     arrays.append(array)
     return {"type": "single", **tag}
+
+
+def _is_regained(index: Any) -> bool:
+    """Whether the name of its frequency, which leaves out holidays and the like, is enough."""
+    back = index.copy(deep=True)  # the frequency belongs to the values, which copies may share
+    try:
+        back.freq = index.freq.freqstr
+    except (ValueError, TypeError):
+        return False
+    return bool(back.freq == index.freq)
 
 
 def _encode_level(level: pd.Index, codes: np.ndarray) -> tuple[Any, dict[str, Any]]:
@@ -171,8 +203,7 @@ def _encode_level(level: pd.Index, codes: np.ndarray) -> tuple[Any, dict[str, An
         return _encode_values(pd.Series(level.array.take(codes, allow_fill=True)))
     array, tag = _encode_values(level)
     if type(level) is pd.DatetimeIndex and level.freq is not None:
-        # Kept whole: a selection of rows keeps all steps of the level, and its frequency.
-        tag |= {"freq": level.freq.freqstr, "size": len(level), "start": encode(level[0])}
+        tag |= _steps(level)
     missing = codes < 0
     indices = pa.array(codes.astype(np.int32), mask=missing if missing.any() else None)
     if pa.types.is_large_string(array.type):
@@ -180,6 +211,28 @@ def _encode_level(level: pd.Index, codes: np.ndarray) -> tuple[Any, dict[str, An
     if pa.types.is_string(array.type):
         return pa.DictionaryArray.from_arrays(indices, array), tag
     return array.take(indices), tag
+
+
+def _steps(level: pd.DatetimeIndex) -> dict[str, Any]:
+    """Return what the level is rebuilt from as a whole, or nothing where that would change it.
+
+    A selection of rows keeps all steps of the level, and with them its frequency. Without, the
+    level comes back with the dates that are used, which is what the index shows.
+    """
+    if not len(level):
+        return {}
+    try:
+        tag = {"freq": level.freq.freqstr, "size": len(level), "start": encode(level[0])}
+        whole = _whole_level(tag, level)
+    except (NotPlainError, ValueError, TypeError, OverflowError):
+        return {}
+    same = whole.dtype == level.dtype and whole.equals(level) and whole.freq == level.freq
+    return tag if same else {}
+
+
+def _whole_level(tag: dict[str, Any], level: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    start = decode(tag["start"])
+    return pd.date_range(start, periods=tag["size"], freq=tag["freq"], unit=level.unit)
 
 
 def _decode_index(form: dict[str, Any], table: pa.Table, rows: int) -> pd.Index:
@@ -227,9 +280,7 @@ def _decode_level(tag: dict[str, Any], table: pa.Table) -> tuple[pd.Index, np.nd
         indices = indices.fill_null(-1) if indices.null_count else indices
         codes = indices.to_numpy(zero_copy_only=False)
     if "freq" in tag:
-        whole = pd.date_range(
-            decode(tag["start"]), periods=tag["size"], freq=tag["freq"], unit=level.unit
-        )
+        whole = _whole_level(tag, level)
         return whole, _recoded(codes, whole.get_indexer(level))
     if level.is_monotonic_increasing:
         return level, codes
@@ -263,13 +314,30 @@ def _labels(columns: pd.Index) -> dict[str, Any]:
         "dtypes": [str(d) for d in columns.dtypes] if multi else [str(columns.dtype)],
         "multi": multi,
     }
-    back = _decode_labels(form)
-    same = type(back) is type(columns) and back.equals(columns) and back.dtype == columns.dtype
-    if same and multi:
-        same = [str(d) for d in back.dtypes] == form["dtypes"]
-    if not same or getattr(columns, "freq", None) is not None:
-        raise NotTabularError(f"column labels {columns!r}")
+    if not _same_labels(_decode_labels(form), columns):
+        # Without their text: pandas cannot print all that it can hold.
+        raise NotTabularError(f"column labels of type {type(columns).__name__} {form['dtypes']}")
     return form
+
+
+def _same_labels(back: pd.Index, columns: pd.Index) -> bool:
+    if type(back) is not type(columns) or not back.equals(columns):
+        return False
+    if type(columns) is pd.MultiIndex:
+        pairs = list(zip(back.levels, columns.levels, strict=True))
+    else:
+        pairs = [(back, columns)]
+    return all(
+        one.dtype == other.dtype
+        and _category_order(one) == _category_order(other)
+        and getattr(other, "freq", None) is None
+        for one, other in pairs
+    )
+
+
+def _category_order(index: pd.Index) -> list[Any] | None:
+    # Unordered categories in another order make an equal dtype, and other codes.
+    return index.categories.tolist() if isinstance(index.dtype, pd.CategoricalDtype) else None
 
 
 def _decode_labels(form: dict[str, Any]) -> pd.Index:
@@ -299,8 +367,10 @@ def _index_of(labels: list[Any], dtype: str) -> pd.Index:
 # --- values ----------------------------------------------------------------------------------
 
 
-def _encode_values(column: pd.Series | pd.Index) -> tuple[Any, dict[str, Any]]:
+def _encode_values(column: pd.Series | pd.Index | np.ndarray) -> tuple[Any, dict[str, Any]]:
     """Return one column as an Arrow array, and what is needed to get the same dtype back."""
+    if isinstance(column, np.ndarray):
+        return _encode_numpy(column)
     dtype = column.dtype
     if isinstance(dtype, np.dtype):
         return _encode_numpy(column.to_numpy())
@@ -308,7 +378,7 @@ def _encode_values(column: pd.Series | pd.Index) -> tuple[Any, dict[str, Any]]:
     if isinstance(dtype, pd.CategoricalDtype):
         return _encode_categories(values)
     if isinstance(dtype, pd.DatetimeTZDtype):
-        if pd.api.types.pandas_dtype(str(dtype)) != dtype:
+        if not _is_named(dtype):
             raise NotTabularError(f"the time zone {dtype.tz!r}")
         moments = values.tz_convert("UTC").tz_localize(None).to_numpy()
         return _moments(moments).cast(pa.timestamp(dtype.unit, "UTC")), {"dtype": str(dtype)}
@@ -317,6 +387,14 @@ def _encode_values(column: pd.Series | pd.Index) -> tuple[Any, dict[str, Any]]:
         missing = "nan" if getattr(dtype, "na_value", pd.NA) is not pd.NA else "NA"
         return array, {"dtype": "string", "storage": dtype.storage, "missing": missing}
     return _encode_masked(values)
+
+
+def _is_named(dtype: pd.DatetimeTZDtype) -> bool:
+    """Whether the time zone can be got back from the name of the dtype."""
+    try:
+        return bool(pd.api.types.pandas_dtype(str(dtype)) == dtype)
+    except (TypeError, ValueError, KeyError):
+        return False
 
 
 def _moments(values: np.ndarray) -> Any:
@@ -330,12 +408,17 @@ def _encode_numpy(values: np.ndarray) -> tuple[Any, dict[str, Any]]:
     if dtype == np.float16:
         return pa.array(values.astype(np.float32)), {"dtype": "float16"}
     if dtype.kind in _NUMBERS and dtype.itemsize <= 8:
-        return pa.array(np.ascontiguousarray(values)), {"dtype": str(dtype)}
+        return pa.array(np.ascontiguousarray(values)), {"dtype": _dtype_name(dtype)}
     if dtype.kind in "mM":
         return _moments(values), {"dtype": str(dtype)}
     if dtype.kind == "O" and _only_text(values):
         return pa.array(values, type=pa.large_string()), {"dtype": "object"}
     raise NotTabularError(f"values of type {dtype}")
+
+
+@functools.cache
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return str(dtype)  # which NumPy takes as long for as Arrow for a short column
 
 
 def _only_text(values: np.ndarray) -> bool:
@@ -347,11 +430,10 @@ def _encode_masked(values: Any) -> tuple[Any, dict[str, Any]]:
     name = str(values.dtype)
     if name not in _MASKED:
         raise NotTabularError(f"values of type {name}")
-    missing = np.asarray(values.isna())
+    # Asked of the numbers: `isna` of some releases counts NaN, and they would read it as NA.
+    if name.startswith("Float") and np.isnan(values.to_numpy(np.float64, na_value=0.0)).any():
+        raise NotTabularError(f"NaN, which is not NA, in a {name} column")
     array = pa.array(values)
-    plain = array.filter(pa.array(~missing)) if missing.any() else array
-    if plain.null_count:  # NaN beside NA, which Arrow would make one
-        raise NotTabularError(f"NaN and NA in one {name} column")
     return array, {"dtype": name}
 
 
@@ -373,7 +455,8 @@ def _encode_categories(values: Any) -> tuple[Any, dict[str, Any]]:
         "inner": inner,
     }
     back = _categories(tag)
-    if not back.equals(categories) or back.dtype != categories.dtype:
+    same = back.equals(categories) and back.dtype == categories.dtype
+    if not same or getattr(categories, "freq", None) is not None:
         raise NotTabularError(f"categories of type {categories.dtype}")
     array, _ = _encode_values(categories)
     codes = values.codes.astype(np.int32)
@@ -453,16 +536,18 @@ def decode_frame(data: bytes, *, source: object = "the frame") -> pd.DataFrame |
     ValueError
         If the bytes are no whole parquet file (``pyarrow.ArrowInvalid`` is one).
     """
-    metadata = pq.read_metadata(pa.BufferReader(data))
-    text = (metadata.metadata or {}).get(_METADATA_KEY)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    text = (file.metadata.metadata or {}).get(_METADATA_KEY)
     if text is None:
-        return pq.read_table(pa.BufferReader(data)).to_pandas()
+        return file.read().to_pandas()
     form = json.loads(text)
     if form["version"] > FRAME_FORMAT:
         raise FormatVersionError(str(source), found=form["version"], readable=FRAME_FORMAT)
     levels = form["index"].get("levels", ())
     texts = [level["field"] for level in levels if level["dtype"] in ("object", "string")]
-    file = pq.ParquetFile(pa.BufferReader(data), metadata=metadata, read_dictionary=texts or None)
+    if texts:
+        reader = pa.BufferReader(data)
+        file = pq.ParquetFile(reader, metadata=file.metadata, read_dictionary=texts)
     # Handing a small file to other threads takes longer than reading it.
     return _rebuild(form, file.read(use_threads=len(data) > _THREADED_BYTES))
 
@@ -472,13 +557,27 @@ def _rebuild(form: dict[str, Any], table: pa.Table) -> pd.DataFrame | pd.Series:
     values = [_decode_values(table.column(tag["field"]), tag) for tag in form["fields"]]
     if form["kind"] == "series":
         name = decode(form["columns"]["name"])
-        frame = pd.Series(values[0], index=index, name=name, dtype=values[0].dtype, copy=False)
+        # A copy, as below: what Arrow reads may not be written to.
+        frame = pd.Series(values[0], index=index, name=name, dtype=values[0].dtype, copy=True)
     else:
-        parts = {
-            number: pd.Series(part, index=index, dtype=part.dtype, copy=False)
-            for number, part in enumerate(values)
-        }
-        frame = pd.DataFrame(parts, index=index, copy=False)
+        frame = _join(values, index)
         frame.columns = _decode_labels(form["columns"])
     frame.attrs = decode(form["attrs"])
     return frame
+
+
+def _join(values: list[Any], index: pd.Index) -> pd.DataFrame:
+    """Return a frame with one block per type, as pandas makes them; thousands make it slow."""
+    dtypes = {part.dtype if _is_number(part) else None for part in values}
+    if len(dtypes) == 1 and None not in dtypes:
+        return pd.DataFrame(np.stack(values).T, index=index, copy=False)
+    # Without a Series, pandas 3 makes text of objects that are all text.
+    parts = {
+        number: part if _is_number(part) else pd.Series(part, index, part.dtype, copy=False)
+        for number, part in enumerate(values)
+    }
+    return pd.DataFrame(parts, index=index, copy=True)
+
+
+def _is_number(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype.kind in _NUMBERS

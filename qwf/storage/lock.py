@@ -22,7 +22,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from ..errors import LockTimeoutError, WriteError, WriteRefusedError
 from . import fsio
 
-__all__ = ["ABANDONED_SECONDS", "LOCK_SECONDS", "hold", "is_abandoned", "pause"]
+__all__ = ["ABANDONED_SECONDS", "LOCK_SECONDS", "Patience", "hold", "is_abandoned"]
 
 # Longer than any write under a lock takes, short enough that a hung peer is noticed.
 LOCK_SECONDS: Final = 60.0
@@ -30,6 +30,9 @@ LOCK_SECONDS: Final = 60.0
 # What a writer has announced and not finished for so long (on the file server's clock) belongs to
 # one that died or sleeps; a living one needs milliseconds.
 ABANDONED_SECONDS = 5.0
+
+# A wait that a user would notice.
+_TELL_SECONDS: Final = 1.0
 
 # What a mount answers on which nobody can lock. Compare-and-swap is enough then.
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -139,6 +142,38 @@ def is_abandoned(path: Path, *, since: float | None = None) -> bool:
     return fsio.server_time(path) - announced >= ABANDONED_SECONDS
 
 
-def pause() -> None:
-    """Sleep for a few milliseconds, of random length so that competitors spread out."""
-    time.sleep(random.uniform(0.001, 0.01))
+class Patience:
+    """How long a writer waits for another that is in its way.
+
+    Parameters
+    ----------
+    path : Path
+        What it waits for, for the messages.
+    seconds : float
+        When to give up.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path, self._seconds = path, seconds
+        self._start = time.monotonic()
+        self._told = False
+
+    def wait(self) -> None:
+        """Sleep for a few milliseconds, of random length so that competitors spread out.
+
+        Raises
+        ------
+        LockTimeoutError
+            If the time is over.
+        """
+        waited = time.monotonic() - self._start
+        if waited > self._seconds:
+            raise LockTimeoutError(self._path, self._seconds)
+        if waited > _TELL_SECONDS and not self._told:
+            self._told = True
+            _logger.warning(
+                "waiting for another writer of %s; if it has died, it is given up after %g s",
+                self._path,
+                ABANDONED_SECONDS,
+            )
+        time.sleep(random.uniform(0.001, 0.01))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import pickle
+import types
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from zoneinfo import ZoneInfo
 
 from ..errors import PickleRefusedError
@@ -101,13 +103,47 @@ def _zone_reader(owner: object, name: str) -> Any:
     raise PickleRefusedError(f"a pickle asks for the attribute {name!r} of {owner!r}.")
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
+_set_state: Final[Any] = pickle._Unpickler.dispatch[pickle.BUILD[0]]
+
+
+# Python's own reader, and not the faster one in C, which cannot be told what BUILD may change.
+class _RestrictedUnpickler(pickle._Unpickler):
+    # Not made by the pickle but there before it, so whoever else uses them would see a change.
+    _SHARED: Final = (
+        type,
+        datetime.tzinfo,
+        types.ModuleType,
+        types.FunctionType,
+        types.BuiltinFunctionType,
+        types.MethodType,
+    )
+
+    stack: list[Any]
+
     def __init__(self, file: io.BytesIO, *, allow: Sequence[str], source: object) -> None:
         super().__init__(file)
         self._allow = tuple(allow)
         self._source = source
+        self._found: dict[int, Any] = {}  # by id, and held, so that no other gets the id
+
+    def load_build(self) -> None:
+        """Set the state of an object that this pickle made, and of nothing else."""
+        target = self.stack[-2]
+        if isinstance(target, self._SHARED) or id(target) in self._found:
+            raise PickleRefusedError(
+                f"{self._source} would change {target!r} itself, as only a forged pickle does. It "
+                "was not loaded. Delete it, and do not load it under pickle_policy 'trusted'."
+            )
+        _set_state(self)
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
     def find_class(self, module: str, name: str) -> Any:
+        found = self._find(module, name)
+        self._found[id(found)] = found
+        return found
+
+    def _find(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
             return _zone_reader
         if name in _SAFE_NAMES.get(module, ()):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,10 @@ from ..errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,
     LockTimeoutError,
+    NotDurableError,
     QwfError,
     UnsafeNameError,
+    WriteError,
 )
 from ..storage import fsio, layout, lock
 from ..storage.artifacts import FILE, Digest, dump_object, load_object, measure, measure_file
@@ -66,8 +67,7 @@ def _dropping_on_error(staged: Iterable[Staged]) -> Iterator[None]:
         yield
     except BaseException:
         for one in staged:
-            with contextlib.suppress(OSError):
-                fsio.remove_file(one.temporary)
+            fsio.drop_private(one.temporary)
         raise
 
 
@@ -142,13 +142,11 @@ class ArtifactArea:
         if not staged:
             return
         lock_path = self.directory / f".{layout.ARTIFACTS}.lock"
-        deadline = time.monotonic() + lock.LOCK_SECONDS
+        patience = lock.Patience(self.directory / layout.ARTIFACTS, lock.LOCK_SECONDS)
         placed: set[str] = set()
         with lock.hold(lock_path), self._withdrawing_on_error(staged, placed):
             while not self._announced(staged, placed):
-                if time.monotonic() > deadline:
-                    raise LockTimeoutError(lock_path, lock.LOCK_SECONDS)
-                lock.pause()
+                patience.wait()
             for one in staged:
                 if one.name in placed:
                     _keep(one)
@@ -165,7 +163,7 @@ class ArtifactArea:
             with contextlib.suppress(OSError, QwfError):
                 left = placed - self.entries().keys()
                 for one in staged:
-                    if one.name in left:
+                    if one.name in left and fsio.is_same_file(one.temporary, one.path):
                         fsio.remove_file(one.path)
             raise
 
@@ -177,7 +175,7 @@ class ArtifactArea:
             if not self._is_ours(one, known.get(one.name), placed):
                 return False
         for parent in {one.path.parent for one in staged if one.name in placed}:
-            fsio.fsync_directory(parent)
+            fsio.secure_names(parent, parent)
         since = fsio.server_time(self.directory / layout.RECORDER_FILE) if known else 0.0
         forms = {}
         for one in staged:
@@ -211,7 +209,26 @@ class ArtifactArea:
             self._update(change)
         except _OvertakenError:
             return False
+        except NotDurableError as error:
+            # No file may be replaced on the word of an announcement that may be lost.
+            self._take_back(seen, forms)
+            raise WriteError(error.path, error) from error
         return True
+
+    def _take_back(self, seen: Mapping[str, Any], forms: Mapping[str, Any]) -> None:
+        """Undo the commit of entries, but for those that others have changed since."""
+
+        def change(document: Document) -> Document:
+            present = dict(document["artifacts"])
+            for name, form in forms.items():
+                if present.get(name) == form:
+                    del present[name]
+                    if seen[name] is not None:
+                        present[name] = seen[name]
+            return {**document, "artifacts": present}
+
+        with contextlib.suppress(NotDurableError):  # it is in effect
+            self._update(change)
 
     def _overwrite(self, staged: list[Staged]) -> None:
         """Replace the files of announced artifacts, and settle their entries."""
@@ -221,7 +238,7 @@ class ArtifactArea:
                 if before[one.name].digest == one.entry.digest:  # else we were taken for dead
                     fsio.replace_with(one.temporary, one.path, durable=False)
                 else:
-                    fsio.remove_file(one.temporary)
+                    fsio.drop_private(one.temporary)
             for parent in {one.path.parent for one in staged}:
                 fsio.fsync_directory(parent)
         except OSError:
@@ -229,7 +246,8 @@ class ArtifactArea:
                 self._settle(staged)  # each by what is on disk now: some old, some new
             raise
         try:
-            self._settle(staged)
+            with contextlib.suppress(NotDurableError):  # at the worst they are announced again
+                self._settle(staged)
         except OSError as error:
             # The artifacts are saved: their entries accept the new bytes. Whoever saves them next
             # settles the entries, and so does the check.
@@ -365,7 +383,7 @@ def _take_name(staged: Staged) -> bool:
 def _keep(staged: Staged) -> None:
     """Drop the private name of a new artifact; put the file back if somebody has dropped it."""
     if fsio.is_same_file(staged.temporary, staged.path):
-        fsio.remove_file(staged.temporary)
+        fsio.drop_private(staged.temporary)
     else:
         fsio.replace_with(staged.temporary, staged.path)
 
