@@ -111,7 +111,8 @@ class RecorderCollector(Collector):
         See `Collector`; for example ``RollingGroup()``.
     rec_key_func : callable, optional
         Makes the key of a recorder; default: its id. Of recorders with equal keys the newest
-        is taken, with a warning.
+        that has any of the wanted artifacts owns the key, with a warning: what it lacks is not
+        taken from an older one, so that all artifacts of a key belong together.
     rec_filter_func : callable, optional
         Says whether a recorder is wanted.
     artifacts_path : dict of str to str, default ``{"pred": "pred.pkl"}``
@@ -210,6 +211,7 @@ class RecorderCollector(Collector):
         keys = self.artifacts_key if artifacts_key is None else self._known_keys(artifacts_key)
         wanted = rec_filter_func or self.rec_filter_func
         collected: dict[str, dict[Any, Any]] = {}
+        owned = set()
         for recorder in self._recorders():
             if recorder.status == Recorder.STATUS_BROKEN:
                 continue  # the listing has said so
@@ -218,35 +220,33 @@ class RecorderCollector(Collector):
             if wanted is not None and not wanted(recorder):
                 continue
             rec_key = recorder.id if self.rec_key_func is None else self.rec_key_func(recorder)
-            for key in keys:
-                self._take(collected, key, rec_key, recorder, only_exist=only_exist)
+            if rec_key in owned:
+                _logger.warning(
+                    "recorder %s has the key %r of a newer one; the newer is kept",
+                    recorder.id,
+                    rec_key,
+                )
+                continue
+            found = self._load(recorder, keys, only_exist=only_exist)
+            for key, obj in found.items():
+                collected.setdefault(key, {})[rec_key] = obj
+            if found:
+                owned.add(rec_key)
         return collected
 
-    def _take(
-        self,
-        collected: dict[str, dict[Any, Any]],
-        key: str,
-        rec_key: Any,
-        recorder: Recorder,
-        *,
-        only_exist: bool,
-    ) -> None:
-        if rec_key in collected.get(key, {}):
-            _logger.warning(
-                "recorder %s has the key %r of a newer one; the newer is kept", recorder.id, rec_key
-            )
-            return
-        if key == self.ART_KEY_RAW:
-            collected.setdefault(key, {})[rec_key] = recorder
-            return
-        try:
-            found = recorder.load_object(self.artifacts_path[key])
-        except LoadObjectError as error:
-            if not only_exist:
-                raise
-            _logger.warning("passed over: %s", error)
-        else:
-            collected.setdefault(key, {})[rec_key] = found
+    def _load(self, recorder: Recorder, keys: list[str], *, only_exist: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key in keys:
+            if key == self.ART_KEY_RAW:
+                found[key] = recorder
+                continue
+            try:
+                found[key] = recorder.load_object(self.artifacts_path[key])
+            except LoadObjectError as error:
+                if not only_exist:
+                    raise
+                _logger.warning("passed over: %s", error)
+        return found
 
 
 def list_recorders(

@@ -67,8 +67,8 @@ class QlibRecorder:
 
         Yields the experiment; its ``active_recorder`` is the run. The run ends FINISHED, or
         FAILED when anything is raised (an interrupt and an exit included), which is passed on.
-        Runs that were started inside the block and not ended end with it. See
-        `ExpManager.start_exp`; blocks may be nested.
+        Runs that were started inside the block and not ended end with it, wherever it is left.
+        See `ExpManager.start_exp` and `ExpManager.run`; blocks may be nested.
 
         Examples
         --------
@@ -81,21 +81,15 @@ class QlibRecorder:
         ...     recorder.status, recorder.list_metrics()
         ('FINISHED', {'loss': 0.5})
         """
-        manager = self.exp_manager  # that of the end, too, whatever happens to the settings
-        run = manager.start_exp(
+        with self.exp_manager.run(
             experiment_id=experiment_id,
             experiment_name=experiment_name,
             recorder_id=recorder_id,
             recorder_name=recorder_name,
             uri=uri,
             resume=resume,
-        )
-        try:
+        ) as run:
             yield run
-        except BaseException:
-            manager.end_through(run, Recorder.STATUS_FA)
-            raise
-        manager.end_through(run, Recorder.STATUS_FI)
 
     def start_exp(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from .instantiate import (
     fill_placeholder,
     find_placeholders,
     flatten_dict,
+    get_callable_kwargs,
     init_instance_by_config,
 )
 from .progress import track
@@ -33,6 +36,9 @@ __all__ = [
 ]
 
 _logger: Final = logging.getLogger("qwf.trainer")
+
+# Where the class of a record is looked for when the task does not say.
+_RECORDS: Final = "qwf.records"
 
 # Filled by training, in the records of a task; a record may fill others itself.
 _FILLED: Final = ("<MODEL>", "<DATASET>")
@@ -115,28 +121,27 @@ def end_task_train(rec: Recorder, experiment_name: str | None = None, **kwargs: 
     task_config = rec.load_object("task")
     checked = _checked(task_config)
     where = {"uri": rec.uri, "experiment_id": rec.experiment_id, "recorder_id": rec.id}
-    with _run(Recorder.STATUS_FI, resume=True, **where) as active:
-        active.set_tags(hostname=socket.gethostname())
-        _execute(active, checked)
-    rec.list_tags()  # reads the record, so that the caller's object shows the new status
+    try:
+        with _run(Recorder.STATUS_FI, resume=True, **where) as active:
+            active.set_tags(hostname=socket.gethostname())
+            _execute(active, checked)
+    finally:
+        rec.list_tags()  # reads the record, so that the caller's object shows the new status
     return rec
 
 
-class _run:  # noqa: N801 - reads as a statement: with _run(...) as rec
-    """A run that ends with a status when its block ends well, and FAILED otherwise."""
-
-    def __init__(self, final_status: str, **start: Any) -> None:
-        self._final_status = final_status
-        self._start = start
-        self._manager = default_manager()
-
-    def __enter__(self) -> Recorder:
-        recorder = self._manager.start_exp(**self._start).active_recorder
-        assert recorder is not None  # start_exp started it
-        return recorder
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._manager.end_exp(self._final_status if kind is None else Recorder.STATUS_FA)
+@contextlib.contextmanager
+def _run(final_status: str, **start: Any) -> Iterator[Recorder]:
+    """Give a run that ends with a status when the block ends well, and FAILED otherwise."""
+    with default_manager().run(final_status, **start) as experiment:
+        recorder = experiment.active_recorder
+        assert recorder is not None  # it was started
+        try:
+            yield recorder
+        except BaseException:
+            if experiment.active_recorder is None:  # the model itself has ended the run
+                recorder.end_run(Recorder.STATUS_FA)
+            raise
 
 
 def _checked(task_config: Task) -> Task:
@@ -154,7 +159,21 @@ def _checked(task_config: Task) -> Task:
                 f"the task's {where} is {placeholder!r}, which nothing fills; "
                 f"{suggest(placeholder, allowed)} Nothing was started."
             )
+    _refuse_unknown_classes(filled)
     return filled
+
+
+def _refuse_unknown_classes(task: Task) -> None:
+    """Find every class of a task now: a record's would else be missed only after the training."""
+    for config in (task["model"], task["dataset"], *_records(task)):
+        # A file is a pickled object, which says itself what it is.
+        if isinstance(config, dict) or (isinstance(config, str) and "://" not in config):
+            get_callable_kwargs(config, default_module=_RECORDS)
+
+
+def _records(task: Task) -> list[Any]:
+    records = task.get("record", [])
+    return list(records) if isinstance(records, (list, tuple)) else [records]
 
 
 def _log_task(rec: Recorder, task_config: Task) -> None:
@@ -176,7 +195,7 @@ def _execute(rec: Recorder, task: Task) -> None:
     ):
         record = init_instance_by_config(
             config,
-            default_module="qwf.records",
+            default_module=_RECORDS,
             try_kwargs={"model": model, "dataset": dataset},
             recorder=rec,
         )
@@ -238,7 +257,7 @@ def _as_recorders(models: Recorder | list[Recorder]) -> list[Recorder]:
 
 
 class TrainerR(Trainer):
-    """Trains tasks one after the other in this process, each as a run of an experiment.
+    """Trains tasks one after the other, each as a run of an experiment.
 
     Parameters
     ----------
@@ -247,7 +266,9 @@ class TrainerR(Trainer):
     train_func : callable
         ``train_func(task, experiment_name, recorder_name=..., **kwargs)`` returns a recorder.
     call_in_subproc : bool, default False
-        Train each task in a process of its own, which gives all its memory back.
+        Train each task in a process of its own, which gives all its memory back. When it dies,
+        `BrokenProcessPool` is raised. A recorder that was given to `end_train` is then FAILED;
+        one that the process has made itself stays RUNNING, as after every crash.
     default_rec_name : str, optional
         The name of the recorders.
     """
@@ -357,7 +378,7 @@ class DelayTrainerR(TrainerR):
             if recorder.list_tags().get(self.STATUS_KEY) == self.STATUS_END:
                 continue
             if self._call_in_subproc:
-                _in_subprocess(end, recorder, name, **kwargs)
+                _end_in_subprocess(end, recorder, name, **kwargs)
             else:
                 end(recorder, name, **kwargs)
             recorder.set_tags(**{self.STATUS_KEY: self.STATUS_END})
@@ -365,6 +386,33 @@ class DelayTrainerR(TrainerR):
 
 
 def _in_subprocess(call: Callable[..., Recorder], *args: Any, **kwargs: Any) -> Recorder:
-    """Call a function in a fresh process that has the settings of this one."""
-    with ProcessPoolExecutor(max_workers=1, initializer=C.restore, initargs=(C.state(),)) as pool:
-        return pool.submit(call, *args, **kwargs).result()
+    """Call a function in a fresh process that has the settings and the store of this one."""
+    settings = (C.state(), str(default_manager().store.root))
+    with ProcessPoolExecutor(max_workers=1, initializer=_restore, initargs=settings) as pool:
+        try:
+            return pool.submit(call, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            name = getattr(call, "__name__", repr(call))
+            raise BrokenProcessPool(
+                f"the process that was to run {name} for experiment {args[1]!r} died before it "
+                "returned: it was killed (out of memory?) or crashed. A run that it had begun "
+                "was not ended. Look at the system's log, or train with call_in_subproc=False "
+                "to see where it happens."
+            ) from error
+
+
+def _restore(state: Mapping[str, Any], uri: str) -> None:
+    C.restore(state)
+    default_manager().default_uri = uri  # R.set_uri and R.uri_context are no settings
+
+
+def _end_in_subprocess(
+    end: Callable[..., Recorder], recorder: Recorder, name: str | None, **kwargs: Any
+) -> None:
+    try:
+        _in_subprocess(end, recorder, name, **kwargs)
+    except BrokenProcessPool:
+        recorder.end_run(Recorder.STATUS_FA)
+        raise
+    finally:
+        recorder.list_tags()  # reads the record, so that the caller's object shows the new status

@@ -185,6 +185,19 @@ def test_a_newest_run_without_the_artifact_does_not_hide_an_older_one(store: Pat
     assert collected == {"pred": {"same": 1}}
 
 
+def test_all_artifacts_of_a_key_come_from_one_run(store: Path) -> None:
+    new_run(pred="old", label="old")
+    newer = new_run(pred="new", label="new")
+    damage(newer, "pred.pkl")
+    paths = {"pred": "pred.pkl", "label": "label.pkl"}
+    collector = RecorderCollector("e", rec_key_func=lambda _: "same", artifacts_path=paths)
+    assert collector.collect() == {"label": {"same": "new"}}
+    damage(newer, "label.pkl")
+    assert collector.collect() == {"pred": {"same": "old"}, "label": {"same": "old"}}
+    new_run("FAILED", pred="failed")
+    assert collector.collect() == {"pred": {"same": "old"}, "label": {"same": "old"}}
+
+
 def test_keys_are_made_by_a_function_of_the_recorder(store: Path) -> None:
     for number in (1, 2):
         new_run(task={"number": number}, pred=number * 10)

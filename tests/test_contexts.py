@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 import qwf
 from qwf import R
-from qwf.errors import ConfigError, RecorderInitializationError
+from qwf.errors import ConfigError, RecorderInitializationError, RecorderNotFoundError
 from qwf.facade import QlibRecorder
 from qwf.tracking.manager import ExpManager, default_manager
 from qwf.tracking.recorder import Recorder
@@ -207,6 +209,104 @@ def test_a_generator_that_is_abandoned_ends_its_run(store: Path) -> None:
     generator.close()
     assert recorder.status == "FAILED"
     assert R.exp_manager.active_experiment is None
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("training failed")])
+def test_a_block_that_is_left_in_another_task_ends_its_run(
+    store: Path, error: RuntimeError | None
+) -> None:
+    async def fixture() -> AsyncIterator[Recorder]:
+        with R.start(experiment_name="e"):
+            yield R.get_recorder()
+
+    async def main() -> Recorder:
+        generator = fixture()
+        recorder = await asyncio.create_task(anext(generator))
+        # The task is done, its block is not.
+        with pytest.raises(ValueError, match="is active"):
+            R.delete_exp(experiment_name="e")
+        with pytest.raises(RecorderInitializationError, match="'e'"):
+            qwf.init(uri=store)
+        with pytest.raises(RuntimeError if error else StopAsyncIteration):
+            await asyncio.create_task(generator.athrow(error) if error else anext(generator))
+        return recorder
+
+    recorder = asyncio.run(main())
+    assert recorder.status == ("FAILED" if error else "FINISHED")
+    qwf.init(uri=store)
+
+
+def test_a_block_that_is_left_in_another_context_is_over_in_its_own(
+    store: Path, tmp_path: Path
+) -> None:
+    own = contextvars.copy_context()
+    block, place = R.start(experiment_name="e"), R.uri_context(tmp_path / "other")
+    own.run(place.__enter__)
+    own.run(block.__enter__)
+    recorder = own.run(R.get_recorder)
+    block.__exit__(None, None, None)
+    place.__exit__(None, None, None)
+    assert recorder.status == "FINISHED"
+    assert own.run(lambda: R.exp_manager.active_experiment) is None
+    assert own.run(R.get_uri) == str(store)
+
+
+def test_a_run_that_was_ended_by_a_child_task_is_not_logged_to(store: Path) -> None:
+    async def child() -> None:
+        R.end_exp()
+
+    async def main() -> tuple[Recorder, Recorder]:
+        with R.start(experiment_name="e"):
+            ended = R.get_recorder()
+            await asyncio.create_task(child())
+            assert R.exp_manager.active_experiment is None
+            R.log_params(after=1)
+            return ended, R.get_recorder()
+
+    ended, implicit = asyncio.run(main())
+    assert "after" not in ended.list_params()
+    assert implicit.list_params()["after"] == "1"
+    assert (ended.status, implicit.status) == ("FINISHED", "FINISHED")
+    assert list(R.list_recorders()) == [implicit.id]
+
+
+def test_an_inner_run_that_cannot_be_ended_does_not_keep_the_outer_from_ending(
+    store: Path,
+) -> None:
+    block = R.start(experiment_name="outer")
+    block.__enter__()
+    outer = R.get_recorder()
+    R.start_exp(experiment_name="inner")
+    shutil.rmtree(R.get_recorder().get_local_dir())
+    with pytest.raises(RecorderNotFoundError):
+        block.__exit__(None, None, None)
+    assert outer.status == "FINISHED"
+    assert R.exp_manager.active_experiment is None
+    qwf.init(uri=store)
+
+
+def test_the_run_of_a_thread_that_has_died_does_not_keep_the_settings(
+    store: Path, tmp_path: Path
+) -> None:
+    thread = threading.Thread(target=lambda: R.log_metrics(m=1))
+    thread.start()
+    thread.join()
+    (recorder,) = R.list_recorders().values()
+    with pytest.raises(ValueError, match=f"runs its recorders .*{recorder.id}"):
+        R.delete_exp(experiment_name="Experiment")
+    qwf.init(uri=tmp_path / "other")
+    recorder.end_run("FINISHED")
+
+
+def test_a_listing_shows_the_active_run_as_it_was_read(store: Path) -> None:
+    with R.start(experiment_name="e") as experiment:
+        active = R.get_recorder()
+        other = ExpManager(store).get_exp(experiment_name="e").get_recorder(active.id)
+        other.end_run("FAILED")
+        (listed,) = experiment.list_recorders("list", status="FAILED")
+        assert listed is active
+        assert listed.status == "FAILED"
+        assert experiment.list_recorders("list", status="RUNNING") == []
 
 
 # --- settings --------------------------------------------------------------------------------

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import qwf
 from qwf import R
 
 BEGIN = """
@@ -68,6 +72,63 @@ OPEN = "R.start_exp(experiment_name='e'); R.log_metrics(m=1)"
             id="a_caught_exit_is_forgotten_by_the_next_run",
         ),
         pytest.param([OPEN, "os._exit(0)"], 0, "RUNNING", id="nothing_can_be_done"),
+        pytest.param([OPEN, "exit(3)"], 3, "FAILED", id="builtin_exit_3"),
+        pytest.param([OPEN, "quit()"], 0, "FINISHED", id="builtin_quit"),
+        pytest.param(["from sys import exit", OPEN, "exit(3)"], 3, "FAILED", id="imported_exit_3"),
+        pytest.param(["from sys import exit", OPEN, "exit(0)"], 0, "FINISHED", id="imported_exit"),
+        pytest.param([OPEN, "raise SystemExit(3)"], 3, "FAILED", id="raise_exit_3"),
+        pytest.param(
+            [OPEN, "try: sys.exit(2)", "except SystemExit: pass"], 0, "FINISHED", id="caught_exit"
+        ),
+        pytest.param(
+            [OPEN, "try: sys.exit(2)", "except SystemExit: sys.exit(0)"],
+            0,
+            "FINISHED",
+            id="caught_exit_and_a_good_one",
+        ),
+        pytest.param(
+            [OPEN, "try: sys.exit(0)", "finally: 1 / 0"], 1, "FAILED", id="error_after_a_good_exit"
+        ),
+        pytest.param(
+            [
+                OPEN,
+                "import argparse",
+                "try: argparse.ArgumentParser().parse_args(['--unknown'])",
+                "except SystemExit: pass",
+            ],
+            0,
+            "FINISHED",
+            id="caught_argparse_error",
+        ),
+        pytest.param(
+            [
+                OPEN,
+                "thread = threading.Thread(target=lambda: sys.exit(1))",
+                "thread.start(); thread.join()",
+            ],
+            0,
+            "FINISHED",
+            id="exit_of_a_thread",
+        ),
+        pytest.param(
+            [OPEN, "try: 1 / 0", "except ZeroDivisionError: sys.excepthook(*sys.exc_info())"],
+            0,
+            "FINISHED",
+            id="an_error_that_was_only_shown",
+        ),
+        pytest.param(
+            ["sys.excepthook = lambda *_: None", OPEN, "1 / 0"], 1, "FAILED", id="silent_hook"
+        ),
+        pytest.param(
+            [
+                f"thread = threading.Thread(target=lambda: {OPEN.split(';')[0]})",
+                "thread.start(); thread.join()",
+                "sys.exit(1)",
+            ],
+            1,
+            "FAILED",
+            id="the_run_of_a_thread",
+        ),
     ],
 )
 def test_the_end_of_a_program_ends_its_run(
@@ -158,6 +219,89 @@ def test_a_forked_child_does_not_end_the_runs_of_its_parent(
     assert statuses("e", "child") == ["FINISHED", "FAILED"]
     recorder = next(iter(R.list_recorders(experiment_name="e").values()))
     assert recorder.list_metrics() == {"m": 2.0}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("parent", ["R.start_exp(experiment_name='parent')", "pass"])
+@pytest.mark.parametrize(
+    ("line", "code", "status"),
+    [
+        ("pass", 0, "FINISHED"),
+        ("sys.exit(0)", 0, "FINISHED"),
+        ("raise SystemExit(3)", 3, "FAILED"),
+        ("raise ValueError('oops')", 1, "FAILED"),
+    ],
+)
+def test_the_end_of_a_child_of_multiprocessing_ends_its_run(
+    store: Path, tmp_path: Path, method: str, parent: str, line: str, code: int, status: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        BEGIN
+        + f"""
+import multiprocessing
+def work():
+    R.start_exp(experiment_name='child')
+    R.log_metrics(m=1)
+    {line}
+if __name__ == '__main__':
+    {parent}
+    try:
+        1 / 0
+    except ZeroDivisionError:  # which the child inherits
+        child = multiprocessing.get_context({method!r}).Process(target=work)
+        child.start()
+        child.join()
+    sys.exit(child.exitcode)
+"""
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(qwf.__file__).parent.parent)}
+    result = subprocess.run(
+        [sys.executable, script, store], check=False, env=environment, capture_output=True
+    )
+    assert result.returncode == code, result.stderr
+    assert {statuses(name)[0] for name in R.list_experiments()} == {status}
+    assert "child" in R.list_experiments()
+
+
+def test_an_exit_whose_code_cannot_be_known_is_warned_of(
+    store: Path, run_script: Callable[..., Any]
+) -> None:
+    result = run_script(program(OPEN, "raise SystemExit(0)"), store)
+    assert (result.returncode, statuses("e")) == (0, ["FAILED"])
+    assert "raised directly" in result.stderr
+    assert "raised directly" not in run_script(program("raise SystemExit(0)"), store).stderr
+
+
+def test_a_module_that_is_run_ends_its_run_like_a_script(store: Path, tmp_path: Path) -> None:
+    for code, status in ((0, "FINISHED"), (3, "FAILED")):
+        line = f"R.start_exp(experiment_name='e{code}'); sys.exit({code})"
+        (tmp_path / "program.py").write_text(program(line))
+        result = subprocess.run(
+            [sys.executable, "-m", "program", store],
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(qwf.__file__).parent.parent)},
+        )
+        assert (result.returncode, statuses(f"e{code}")) == (code, [status])
+
+
+@pytest.mark.parametrize(("last", "status"), [("", "FINISHED"), ("exit(3)\n", "FAILED")])
+def test_a_typo_at_the_prompt_does_not_fail_the_session(
+    store: Path, tmp_path: Path, last: str, status: str
+) -> None:
+    typed = f"sys.argv[1:] = [{str(store)!r}]\n{BEGIN}{OPEN}\n1 / 0\nR.log_metrics(m=2)\n{last}"
+    result = subprocess.run(
+        [sys.executable, "-i", "-c", "import sys"],
+        input=typed,
+        text=True,
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(qwf.__file__).parent.parent)},
+    )
+    assert "ZeroDivisionError" in result.stderr
+    (recorder,) = R.list_recorders(experiment_name="e").values()
+    assert (recorder.status, recorder.list_metrics()) == (status, {"m": 2.0})
 
 
 def test_a_thread_that_dies_does_not_fail_the_program(

@@ -144,7 +144,7 @@ BAD = [
     (wide() * np.nan, "every value is missing"),
     (wide().iloc[[0, 0, 1]], "has bars more than once: 2020-01-02 00:00:00"),
     (wide().set_axis(["A", "A"], axis=1), "has instruments more than once: A"),
-    (wide().astype(object).replace(2.5, "n/a"), r"2020-01-03 00:00:00: 'n/a'"),
+    (wide().astype(object).mask(wide() == 2.5, "n/a"), r"2020-01-03 00:00:00: 'n/a'"),
     (wide().replace(2.5, np.inf), "infinite on 2020-01-03 00:00:00 for B"),
     (wide().reset_index(drop=True), r"has no dates: its columns are \['A', 'B'\]"),
     (wide().tz_localize("UTC"), "have the time zone UTC"),

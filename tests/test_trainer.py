@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import socket
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 from qwf import R
-from qwf.errors import InstantiationError, PlaceholderError, QwfError
+from qwf.errors import PlaceholderError, QwfError
 from qwf.trainer import (
     DelayTrainerR,
     Trainer,
@@ -203,11 +204,56 @@ def test_a_task_without_model_or_dataset_is_refused_before_anything_starts(
     assert not store.exists()
 
 
-def test_an_unknown_class_fails_the_run(store: Path) -> None:
-    with pytest.raises((InstantiationError, QwfError, AttributeError), match="Modle"):
-        task_train(task(model={"class": "Modle", "module_path": HERE}), "e")
-    (recorder,) = R.list_recorders(experiment_name="e").values()
-    assert recorder.status == "FAILED"
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ({"model": {"class": "Modle", "module_path": HERE}}, "Modle"),
+        ({"dataset": {"class": "Datasett", "module_path": HERE}}, "Datasett"),
+        ({"record": {"class": "SignlRecord"}}, "SignlRecord"),
+        ({"record": [{"class": "SignalRecord"}, {"class": "PortAnaRecord"}]}, "PortAnaRecord"),
+    ],
+)
+def test_an_unknown_class_is_refused_before_anything_is_started(
+    store: Path, more: dict[str, Any], name: str
+) -> None:
+    for train in (task_train, begin_task_train):
+        with pytest.raises((QwfError, AttributeError), match=name):
+            train(task(**more), "e")
+    assert not store.exists()
+
+
+class OpensRun(Model):
+    def fit(self, dataset: Any) -> None:
+        R.start_exp(experiment_name="helper")
+
+
+class EndsRun(Model):
+    def fit(self, dataset: Any) -> None:
+        R.end_exp()
+        if self.fails:
+            raise ArithmeticError("did not converge")
+
+
+def test_a_model_that_leaves_a_run_open_does_not_take_the_end_of_its_own(store: Path) -> None:
+    recorder = task_train(task(model=part(OpensRun), record=[]), "e")
+    assert recorder.status == "FINISHED"
+    assert [one.status for one in R.list_recorders(experiment_name="helper").values()] == [
+        "FINISHED"
+    ]
+    assert R.exp_manager.active_experiment is None
+
+
+def test_a_model_that_ends_a_run_too_many_ends_its_own_only(store: Path) -> None:
+    with R.start(experiment_name="outer"):
+        outer = R.get_recorder()
+        recorder = task_train(task(model=part(EndsRun), record=[]), "e")
+        with pytest.raises(ArithmeticError):
+            task_train(task(model=part(EndsRun, fails=True), record=[]), "e")
+        assert R.get_recorder() is outer
+        assert outer.status == "RUNNING"
+    found = R.list_recorders(experiment_name="e").values()
+    assert [one.status for one in found] == ["FAILED", "FINISHED"]
+    assert recorder.load_object("params.pkl").number == 1.0
 
 
 def test_objects_may_stand_for_their_configurations(store: Path) -> None:
@@ -275,6 +321,7 @@ def test_a_begun_task_that_fails_is_failed_and_can_be_tried_again(
         with pytest.raises(ZeroDivisionError):
             end_task_train(recorder, "e")
         assert R.get_recorder(experiment_name="e", recorder_id=recorder.id).status == "FAILED"
+        assert recorder.status == "FAILED"
     end_task_train(recorder, "e")
     assert recorder.status == "FINISHED"
 
@@ -404,6 +451,45 @@ def test_a_subprocess_uses_the_store_of_its_parent_inside_a_run(
         assert outer.status == "RUNNING"
     assert recorder.uri == str(store)
     assert outer.list_artifacts() == []
+
+
+def test_a_subprocess_uses_the_store_that_is_meant_here_and_now(
+    store: Path, tmp_path: Path
+) -> None:
+    R.set_uri(tmp_path / "set")
+    trainer = TrainerR("e", call_in_subproc=True)
+    (recorder,) = trainer.train(task(record=[]))
+    assert recorder.uri == str(tmp_path / "set")
+    with R.uri_context(tmp_path / "context"):
+        (recorder,) = trainer.train(task(record=[]))
+    assert recorder.uri == str(tmp_path / "context")
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("in_subprocess", [False, True])
+def test_a_recorder_shows_that_its_delayed_training_has_failed(
+    store: Path, in_subprocess: bool
+) -> None:
+    trainer = DelayTrainerR("e", call_in_subproc=in_subprocess)
+    (recorder,) = trainer.train(task(model=part(Model, fails=True)))
+    with pytest.raises(ArithmeticError, match="did not converge"):
+        trainer.end_train(recorder)
+    assert recorder.status == "FAILED"
+
+
+class Crash(Model):
+    def fit(self, dataset: Any) -> None:
+        os._exit(9)
+
+
+def test_a_subprocess_that_dies_is_told_of_and_fails_its_recorder(store: Path) -> None:
+    trainer = DelayTrainerR("e", call_in_subproc=True)
+    recorders = DelayTrainerR("e").train([task(model=part(Crash)), task()])
+    with pytest.raises(BrokenProcessPool, match="run end_task_train for experiment 'e' died"):
+        trainer.end_train(recorders)
+    assert [one.status for one in recorders] == ["FAILED", "SCHEDULED"]
+    with pytest.raises(BrokenProcessPool, match="run task_train for experiment 'f' died"):
+        TrainerR("f", call_in_subproc=True).train(task(model=part(Crash)))
 
 
 def test_the_base_class_says_what_is_missing() -> None:

@@ -1,34 +1,55 @@
 """What becomes of runs that are still open when the interpreter ends.
 
-An uncaught exception, an interrupt, or an exit with an error leaves them FAILED, a normal end
-FINISHED. The hooks are installed by the first run and pass on to those that were there before.
+They become FAILED when the program ends by an exception, an interrupt or an exit with an error,
+and FINISHED when it comes to its end. Whatever was raised and caught meanwhile does not matter. An
+interactive session fails only by ``exit(code)``.
+
+Python does not tell the code of a ``raise SystemExit(code)`` that passes neither `sys.exit` nor
+`exit`, nor (outside ``__main__``) by a name that ``from sys import exit`` has bound before the
+first run. Such an end counts as an error, with a warning. ``os._exit``, a signal that kills, and a
+crash leave runs RUNNING.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
+import threading
+from _sitebuiltins import Quitter
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, NoReturn
+from opcode import opname
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 from ..errors import QwfError
 
 __all__ = ["is_open", "keep", "release"]
 
+_logger: Final = logging.getLogger("qwf.tracking")
+
+# Since Python 3.13 a forked child ends here, and the local `code` is its exit code.
+_FORKING: Final = ("multiprocessing.popen_fork", "multiprocessing.forkserver")
+
 # What to call with a status, per open run; insertion order, so that inner runs end first.
 _open: dict[tuple[int, str], Callable[[bool], None]] = {}
-_failed = False
 _installed = False
+# The outermost frame of the main thread: whether it returned tells whether the program did.
+_program: FrameType | None = None
+# Whether the last exit that the main thread asked for was one with an error; None for no exit.
+_exit_failed: bool | None = None
+_worker: int | None = None  # the multiprocessing child that ends its runs itself
 
 
 def keep(key: str, end: Callable[[bool], None]) -> None:
     """Have ``end(failed)`` called when the interpreter ends, unless released before."""
-    global _failed
+    global _exit_failed
     _install()
-    _failed = False  # an exit that was asked for before has been caught, or we would not be here
+    _install_in_worker()
+    if _program is None:
+        _exit_failed = None  # an exit was caught, or we would not be here
     # A forked child inherits the runs of its parent and must not end them.
     _open[os.getpid(), key] = end
 
@@ -43,50 +64,120 @@ def is_open(key: str) -> bool:
     return (os.getpid(), key) in _open
 
 
+# --- being told of the end -------------------------------------------------------------------
+
+
 def _install() -> None:
-    global _installed
+    global _installed, _program
     if _installed:
         return
     _installed = True
-    atexit.register(_end_all)
-    _chain_excepthook(sys.excepthook)
-    _chain_exit(sys.exit)
+    atexit.register(_end_with_process)
+    _chain_exits()
+    if not (hasattr(sys, "ps1") or sys.flags.interactive or sys.flags.inspect):
+        main = sys._current_frames().get(threading.main_thread().ident or 0)
+        _program = None if main is None else _outermost(main)
 
 
-def _chain_excepthook(
-    before: Callable[[type[BaseException], BaseException, TracebackType | None], Any],
-) -> None:
-    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-        _note_failure()
-        try:
-            _end_all()
-        finally:
-            before(kind, value, trace)
-
-    sys.excepthook = hook
-
-
-def _chain_exit(before: Callable[[Any], NoReturn]) -> None:
-    def leave(status: Any = None, /) -> NoReturn:
-        # By the time of `atexit` the status is gone. Whoever catches the exit keeps the run open,
-        # so only note it here.
-        if status not in (None, 0):
-            _note_failure()
-        before(status)
-
-    sys.exit = leave
+def _install_in_worker() -> None:
+    """Be told of the end of a forked `multiprocessing` child, which passes over `atexit`."""
+    global _worker
+    process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
+    if process is None or util is None or process.parent_process() is None:
+        return
+    if _worker != os.getpid():
+        _worker = os.getpid()
+        # Below the priority of all others, which may still log.
+        util.Finalize(None, _end_with_process, exitpriority=-100)
 
 
-def _note_failure() -> None:
-    global _failed
-    _failed = True
+def _chain_exits() -> None:
+    leave, quit_ = sys.exit, Quitter.__call__
+
+    def noted_leave(status: Any = None, /) -> NoReturn:
+        _note_exit(status)
+        leave(status)
+
+    def noted_quit(quitter: Quitter, code: Any = None) -> NoReturn:
+        _note_exit(code)
+        quit_(quitter, code)
+
+    sys.exit = noted_leave
+    setattr(Quitter, "__call__", noted_quit)  # noqa: B010 - mypy allows no plain assignment
+    names = vars(sys.modules["__main__"])
+    names.update({name: noted_leave for name, value in names.items() if value is leave})
 
 
-def _end_all() -> None:
+def _note_exit(status: object) -> None:
+    # By the time of `atexit` the status is gone. In other threads an exit ends the thread only.
+    global _exit_failed
+    if threading.get_ident() == threading.main_thread().ident:
+        _exit_failed = _is_error(status)
+
+
+def _is_error(status: object) -> bool:
+    return not (status is None or (isinstance(status, int) and status == 0))
+
+
+# --- the end ---------------------------------------------------------------------------------
+
+
+def _end_with_process() -> None:
+    failed = _worker_failed() if _worker == os.getpid() else _program_failed()
+    ended = _end_all(failed=failed is not False)
+    if ended and failed is None:
+        _logger.warning(
+            "the program ended by a SystemExit that was raised directly, whose code is not known; "
+            "%d open runs are now FAILED. Call sys.exit instead, or end the runs before.",
+            ended,
+        )
+
+
+def _worker_failed() -> bool:
+    """Return whether a `multiprocessing` child, which is just being ended, ends with an error."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_bootstrap":  # until Python 3.12, in its `finally` clause
+            error, trace = sys.exc_info()[1:]
+            # Any other error is one that the parent was handling when it forked.
+            if error is None or trace is None or trace.tb_frame is not frame:
+                return False
+            return not isinstance(error, SystemExit) or _is_error(error.code)
+        if frame.f_globals.get("__name__") in _FORKING and "code" in frame.f_locals:
+            return _is_error(frame.f_locals["code"])
+        frame = frame.f_back
+    return bool(_exit_failed)
+
+
+def _program_failed() -> bool | None:
+    """Return whether the program ends with an error; None when that cannot be known."""
+    if _program is None:
+        return bool(_exit_failed)
+    if _outermost(sys._getframe()) is _program:
+        return False  # somebody calls the functions of `atexit` while the program goes on
+    if opname[_program.f_code.co_code[_program.f_lasti]].startswith("RETURN"):
+        return False
+    uncaught = getattr(sys, "last_traceback", None)
+    if uncaught is not None and uncaught.tb_frame is _program:
+        return True
+    return _exit_failed
+
+
+def _outermost(frame: FrameType) -> FrameType:
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _end_all(*, failed: bool) -> int:
+    """End the open runs and return how many could be."""
+    ended = 0
     mine = [key for key in _open if key[0] == os.getpid()]
     for key in reversed(mine):
         end = _open.pop(key, None)
         if end is not None:
             # A store or run that is gone must not hide the exit, nor keep others from ending.
             with contextlib.suppress(OSError, QwfError):
-                end(_failed)
+                end(failed)
+                ended += 1
+    return ended

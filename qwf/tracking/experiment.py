@@ -108,7 +108,7 @@ class Experiment:
     def _to_resume(self, recorder_id: str | None, recorder_name: str | None) -> Recorder:
         if recorder_id is not None:
             return self._by_id(recorder_id)
-        newest = self._newest(recorder_name or DEFAULT_RECORDER_NAME)
+        newest = self._newest(_named(recorder_name))
         return newest or self.create_recorder(recorder_name)
 
     def end(self, recorder_status: str = Recorder.STATUS_S) -> None:
@@ -152,11 +152,11 @@ class Experiment:
             return self.active_recorder
         if recorder_id is not None:
             return self._by_id(recorder_id)
-        newest = self._newest(recorder_name or DEFAULT_RECORDER_NAME)
+        newest = self._newest(_named(recorder_name))
         if newest is not None:
             return newest
         if not create:
-            name = recorder_name or DEFAULT_RECORDER_NAME
+            name = _named(recorder_name)
             known = [recorder.name for recorder in self.list_recorders(self.RT_L)]
             raise RecorderNotFoundError("name", name, experiment=self.name, known=known)
         recorder = self.create_recorder(recorder_name)
@@ -249,17 +249,27 @@ class Experiment:
             raise NotImplementedError(f"rtype is {rtype!r}; expected 'dict' or 'list'.")
         found = sorted(self._store.list_recorders(self.id), key=_oldest_last)
         recorders = [
-            Recorder._of(self._store, self.id, identity, record) for identity, record in found
+            self._listed(identity, record, active=self.active_recorder)
+            for identity, record in found
         ]
         if status is not None:
             recorders = [recorder for recorder in recorders if recorder.status == status]
-        if self.active_recorder is not None:
-            active = self.active_recorder
-            recorders = [active if one.id == active.id else one for one in recorders]
         recorders = recorders[:max_results]
         if rtype == self.RT_L:
             return recorders
         return {str(recorder.id): recorder for recorder in recorders}
+
+    def _listed(
+        self, identity: str, record: RecorderRecord | None, *, active: Recorder | None
+    ) -> Recorder:
+        if active is None or active.id != identity or record is None:
+            return Recorder._of(self._store, self.id, identity, record)
+        active._show(record)
+        return active
+
+
+def _named(recorder_name: str | None) -> str:
+    return DEFAULT_RECORDER_NAME if recorder_name is None else recorder_name
 
 
 def _oldest_last(entry: tuple[str, RecorderRecord | None]) -> tuple[bool, int, str]:

@@ -10,17 +10,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any, Final
+from weakref import WeakSet
 
 from ..config import C, add_guard
 from ..errors import (
     ExpAlreadyExistError,
     ExperimentNotFoundError,
     MissingArgumentError,
+    QwfError,
     RecorderInitializationError,
     RecorderStateError,
     UnknownStatusError,
 )
 from ..storage import layout
+from . import exits
 from .experiment import Experiment
 from .metadata import ExperimentRecord
 from .recorder import Recorder
@@ -44,13 +47,20 @@ class _Place:
         return cls(fspath(uri), Store(layout.parse_uri(uri, base=base)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Layer:
     """One entry of what is active: a started run, or (without experiment) another store."""
 
     manager: ExpManager
     place: _Place
     experiment: Experiment | None
+    closed: bool = False  # its ``with`` block was left
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, maybe in another context, which could not remove it here."""
+        ended = self.experiment is not None and self.experiment.active_recorder is None
+        return self.closed or ended
 
 
 # Innermost last. A new thread starts with none, an asyncio task with its creator's.
@@ -120,16 +130,17 @@ class ExpManager:
         try:
             yield
         finally:
+            layer.closed = True
             _remove(layer)
 
     # --- what is active ---
 
     def _own_layers(self) -> list[_Layer]:
-        return [layer for layer in _layers.get() if layer.manager is self]
+        return [layer for layer in _layers.get() if layer.manager is self and not layer.over]
 
     def _active_layer(self) -> _Layer | None:
         for layer in reversed(_layers.get()):
-            if layer.manager is self and layer.experiment is not None:
+            if layer.manager is self and layer.experiment is not None and not layer.over:
                 return layer
         return None
 
@@ -170,15 +181,48 @@ class ExpManager:
         ExperimentNotFoundError, RecorderNotFoundError
             If an id does not exist. Then nothing was started, and what was active is as before.
         """
+        return self._start(
+            uri=uri,
+            experiment_id=experiment_id,
+            experiment_name=experiment_name,
+            recorder_id=recorder_id,
+            recorder_name=recorder_name,
+            resume=resume,
+        )[1]
+
+    def _start(
+        self,
+        *,
+        uri: str | PathLike[str] | None = None,
+        experiment_id: str | None = None,
+        experiment_name: str | None = None,
+        **recorder: Any,
+    ) -> tuple[_Layer, Experiment]:
         with contextlib.ExitStack() as stack:
             if uri is not None:
                 stack.enter_context(self.uri_context(uri))
             experiment = self._find_or_create(experiment_id, experiment_name)
-            experiment.start(recorder_id=recorder_id, recorder_name=recorder_name, resume=resume)
+            experiment.start(**recorder)
             # The run keeps the store it was started in, whatever becomes the default.
-            place = self._place
-        _push(_Layer(self, place, experiment))
-        return experiment
+            layer = _Layer(self, self._place, experiment)
+        _push(layer)
+        return layer, experiment
+
+    @contextlib.contextmanager
+    def run(self, final_status: str = Recorder.STATUS_FI, **start: Any) -> Iterator[Experiment]:
+        """Run a ``with`` block as one run, with the arguments of `start_exp`.
+
+        It ends with the status when the block ends well, else FAILED, in whatever thread or task
+        the block is left. Runs that were started inside and not ended end before it. When one of
+        them cannot be ended the others are all the same, and the first error is raised.
+        """
+        layer, experiment = self._start(**start)
+        try:
+            yield experiment
+        except BaseException:
+            self._end_through(layer, Recorder.STATUS_FA)
+            raise
+        self._end_through(layer, final_status)
 
     def end_exp(self, recorder_status: str = Recorder.STATUS_S) -> None:
         """End the active recorder with a status; what was active before it is active again.
@@ -193,18 +237,21 @@ class ExpManager:
             return
         if recorder_status not in Recorder.STATUSES:
             raise UnknownStatusError(recorder_status, Recorder.STATUSES)
-        try:
-            layer.experiment.end(recorder_status)
-        finally:
-            _remove(layer)
+        _end(layer, recorder_status)
 
-    def end_through(self, experiment: Experiment, recorder_status: str) -> None:
-        """End a run that `start_exp` returned, and first those started after it.
-
-        Nothing happens when it has ended already, even if an outer run is active.
-        """
-        while any(layer.experiment is experiment for layer in self._own_layers()):
-            self.end_exp(recorder_status)
+    def _end_through(self, layer: _Layer, recorder_status: str) -> None:
+        runs = [one for one in _layers.get() if one.manager is self and one.experiment is not None]
+        # A generator may be closed, or a fixture torn down, in a context that lacks the layer.
+        ending = runs[runs.index(layer) :] if layer in runs else [layer]
+        layer.closed = True
+        errors = []
+        for one in reversed(ending):
+            try:
+                _end(one, recorder_status)
+            except (OSError, QwfError) as error:  # for example, its recorder was deleted
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     # --- experiments ---
 
@@ -325,10 +372,13 @@ class ExpManager:
         if experiment_id is None and experiment_name is None:
             raise MissingArgumentError("delete_exp needs experiment_id or experiment_name.")
         experiment = self._find(experiment_id, experiment_name)
-        if any(layer.experiment == experiment for layer in _runs):
+        recorders = self.store.list_recorders(experiment.id)
+        active = [identity for identity, _ in recorders if exits.is_open(identity)]
+        if active:
             raise RecorderStateError(
-                f"experiment {experiment.name!r} is active and cannot be deleted. "
-                "Nothing was changed. Leave its R.start block first."
+                f"experiment {experiment.name!r} is active and cannot be deleted: this process "
+                f"runs its recorders {active}. Nothing was changed. Leave the R.start block, or "
+                "call end_run of the recorder, first."
             )
         self.store.discard_experiment(experiment.id)
 
@@ -337,14 +387,15 @@ def _experiment(store: Store, record: ExperimentRecord) -> Experiment:
     return Experiment(store, record.id, record.name)
 
 
-# The active runs of all threads and tasks, which no single context can see. A forked child has
-# its parent's in its context, but they are not its own to protect.
-_runs: set[_Layer] = set()
+# The active runs of all threads and tasks, which no single context can see; those of a thread that
+# has died are nobody's, and disappear with its context. A forked child has its parent's in its
+# context, but they are not its own to protect.
+_runs: WeakSet[_Layer] = WeakSet()
 os.register_at_fork(after_in_child=_runs.clear)
 
 
 def _push(layer: _Layer) -> None:
-    _layers.set((*_layers.get(), layer))
+    _layers.set((*(one for one in _layers.get() if not one.closed), layer))
     if layer.experiment is not None:
         _runs.add(layer)
 
@@ -352,6 +403,16 @@ def _push(layer: _Layer) -> None:
 def _remove(layer: _Layer) -> None:
     _layers.set(tuple(one for one in _layers.get() if one is not layer))
     _runs.discard(layer)
+
+
+def _end(layer: _Layer, recorder_status: str) -> None:
+    if layer.experiment is None:
+        return
+    try:
+        layer.experiment.end(recorder_status)
+    finally:
+        layer.experiment.active_recorder = None
+        _remove(layer)
 
 
 # --- the manager of this process -------------------------------------------------------------
@@ -366,10 +427,10 @@ def default_manager() -> ExpManager:
     """
     global _default
     if _default is not None and _default[0][0] == C.generation:
-        layers = _layers.get()
+        last = _layers.get()[-1:]
         # While a run is active here no setting changes; to ask the environment takes longer than
         # to log a metric.
-        if layers and layers[-1].experiment is not None and layers[-1].manager is _default[1]:
+        if last and last[0].experiment and last[0].manager is _default[1] and not last[0].over:
             return _default[1]
     key = (C.generation, C.uri, C.default_exp_name)
     if _default is None or _default[0] != key:
@@ -380,7 +441,9 @@ def default_manager() -> ExpManager:
 def _refuse_while_active() -> None:
     manager = None if _default is None else _default[1]
     active = [
-        layer.experiment.name for layer in _runs if layer.experiment and layer.manager is manager
+        run.name
+        for run in (layer.experiment for layer in list(_runs) if layer.manager is manager)
+        if run and run.active_recorder and exits.is_open(str(run.active_recorder.id))
     ]
     if active:
         raise RecorderInitializationError(
