@@ -6,6 +6,8 @@ check is clean or repairs to clean.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 from qwf.errors import ArtifactNotFoundError
 from qwf.storage import lock
+from qwf.storage.documents import encode_document
 from qwf.testing.crash import crash_points
 from qwf.tracking.check import check_store
 from qwf.tracking.experiment import Experiment
@@ -42,9 +45,9 @@ def prepared(tmp_path: Path) -> Path:
     root = tmp_path / "prepared"
     run = experiment(root).create_recorder("r").start_run()
     run.log_params(kept=1)
-    run.set_tags(kept="yes")
+    run.set_tags(kept="yes", dropped="1", too="2")
     run.log_metrics(kept=0.5)
-    run.save_objects(kept=OLD, model={1, 2})
+    run.save_objects(kept=OLD, also=OLD, model={1, 2})
     return root
 
 
@@ -84,6 +87,23 @@ def save_new(root: Path) -> None:
 
 def overwrite(root: Path) -> None:
     only_recorder(root).save_objects(kept=NEW)
+
+
+def overwrite_two(root: Path) -> None:
+    only_recorder(root).save_objects(kept=NEW, also=NEW)
+
+
+def overwrite_by_another_kind(root: Path) -> None:
+    only_recorder(root).save_objects(kept=pd.Series(NEW["pred"]))
+
+
+def resume(root: Path) -> None:
+    only_recorder(root).start_run()
+
+
+def delete_tags(root: Path) -> None:
+    recorder = only_recorder(root)
+    recorder.delete_tags(*({"dropped", "too"} & recorder.list_tags().keys()))
 
 
 def save_files(root: Path) -> None:
@@ -130,6 +150,25 @@ def overwritten_whole(root: Path) -> bool:
     return only_recorder(root).load_object("kept") in (OLD, NEW)
 
 
+def two_overwritten_whole(root: Path) -> bool:
+    also = only_recorder(root).load_object("also")
+    return overwritten_whole(root) and also in (OLD, NEW)
+
+
+def two_overwritten(root: Path) -> bool:
+    return [only_recorder(root).load_object(name) for name in ("kept", "also")] == [NEW, NEW]
+
+
+def kind_whole(root: Path) -> bool:
+    found = only_recorder(root).load_object("kept")
+    return bool(found == OLD) if isinstance(found, dict) else found.tolist() == NEW["pred"]
+
+
+def sessions(root: Path) -> list[dict[str, Any]]:
+    (path,) = root.glob("experiments/e/recorders/*/recorder.json")
+    return json.loads(path.read_bytes())["sessions"]
+
+
 def starts_whole(root: Path) -> bool:
     return all(recorder.status == "RUNNING" for recorder in experiment(root).list_recorders("list"))
 
@@ -158,6 +197,22 @@ OPERATIONS = {
         overwrite,
         overwritten_whole,
         lambda root: only_recorder(root).load_object("kept") == NEW,
+    ),
+    "two overwritten artifacts": (overwrite_two, two_overwritten_whole, two_overwritten),
+    "an artifact of another kind": (
+        overwrite_by_another_kind,
+        kind_whole,
+        lambda root: isinstance(only_recorder(root).load_object("kept"), pd.Series),
+    ),
+    "resume": (
+        resume,
+        lambda root: len(sessions(root)) in (1, 2),
+        lambda root: only_recorder(root).status == "RUNNING" and len(sessions(root)) >= 2,
+    ),
+    "deleted tags": (
+        delete_tags,
+        lambda root: len({"dropped", "too"} & only_recorder(root).list_tags().keys()) in (0, 2),
+        lambda root: sorted(only_recorder(root).list_tags()) in (["kept"], ["kept", "next"]),
     ),
     "files": (
         save_files,
@@ -228,3 +283,65 @@ def test_deleting_may_be_killed_at_any_call(prepared: Path, tmp_path: Path) -> N
         trashed = list((point.directory / "trash").glob("e@*"))
         assert (found == ["e"]) != (len(trashed) == 1), point
         assert not point.acknowledged or found == [], point
+
+
+def test_deleting_a_recorder_may_be_killed_at_any_call(prepared: Path, tmp_path: Path) -> None:
+    def delete(root: Path) -> None:
+        experiment(root).delete_recorder(only_recorder(root).id)
+
+    for point in crash_points(prepared, delete, tmp_path):
+        found = experiment(point.directory).list_recorders("list")
+        trashed = list((point.directory / "trash").glob("e@*"))
+        assert len(found) + len(trashed) == 1, point
+        assert all((one / "artifacts" / "kept").exists() for one in trashed), point
+        assert not point.acknowledged or found == [], point
+
+
+@pytest.fixture
+def damaged(prepared: Path) -> Path:
+    """A store with one of each kind of damage that can be repaired."""
+    run = only_recorder(prepared)
+    run.log_metrics(later=1.0)
+    run.end_run("FINISHED")
+    directory = Path(run.get_local_dir())
+    (directory / ".tmp-host-1-2-3").write_bytes(b"half")
+    (directory / "artifacts" / "stray").write_bytes(b"precious")
+    journal = max(directory.glob("metrics.*"))
+    journal.write_bytes(journal.read_bytes() + b"torn")
+    broken = directory.with_name("broken")
+    shutil.copytree(directory, broken)
+    (broken / "recorder.json").write_bytes(b"{")
+    (prepared / "qwf.json").write_bytes(b"")
+    (prepared / "experiments" / "e" / "experiment.json").write_bytes(b"{}")
+    # An overwrite that died between its announcement and its rename, and a claim of its settling.
+    path = directory / "recorder.json"
+    document = json.loads(path.read_bytes())
+    entry = document["artifacts"]["also"]
+    before = {**entry, "since": 0.0}
+    document["artifacts"]["also"] = {**entry, "sha256": "0" * 64, "replaces": before}
+    path.write_bytes(encode_document(document))
+    (directory / f"recorder.json.{document['revision'] + 1}").write_bytes(path.read_bytes())
+    return prepared
+
+
+def test_a_repair_may_be_killed_at_any_call(damaged: Path, tmp_path: Path) -> None:
+    def repair(root: Path) -> None:
+        check_store(root, repair=True, older_than_seconds=0)
+
+    for point in crash_points(damaged, repair, tmp_path):
+        root = point.directory
+        assert kept(only_sound(root)), point
+        assert only_sound(root).load_object("also") == OLD, point
+        assert list(only_sound(root).metric_history()["key"]) == ["kept", "later"], point
+        assert [path.read_bytes() for path in root.rglob("*stray*")].count(b"precious") == 2, point
+        if not point.acknowledged:
+            repair(root)
+        assert check_store(root, older_than_seconds=0) == [], point
+        assert kept(only_sound(root)), point
+        assert list(only_sound(root).metric_history()["key"]) == ["kept", "later"], point
+
+
+def only_sound(root: Path) -> Recorder:
+    """The one recorder that is not broken."""
+    (recorder,) = experiment(root).list_recorders(Experiment.RT_L, status="FINISHED")
+    return recorder

@@ -144,12 +144,13 @@ def _commit(path: Path, changed: Document, *, kind: str, version: int) -> bool:
         if present["revision"] == changed["revision"] - 1:
             _publish(claim, path, changed, kind=kind, version=version)
             return True
-        if fsio.is_same_file(temporary, path):
-            return True  # somebody who took us for dead has published it
-        # Someone else made this revision, published it and freed its name before we took it.
         if fsio.is_same_file(temporary, claim):
+            # Someone else made this revision, published it and freed its name before we took it.
             fsio.remove_file(claim)
-        return False
+            return False
+        # Somebody took us for dead. A claim that was dropped keeps a second name; one that was
+        # published has it only until the next revision, and is in effect.
+        return fsio.is_same_file(temporary, path) or fsio.count_names(temporary) == 1
     finally:
         fsio.drop_private(temporary)
 
@@ -174,6 +175,6 @@ def _settle(path: Path, claim: Path, *, kind: str, version: int) -> None:
         if claim.name == f"{path.name}.{present['revision'] + 1}":
             fsio.replace_with(claim, path)
         else:
-            fsio.remove_file(claim)
+            fsio.make_private(claim)  # not removed: its owner, if alive, counts its names
     except FileNotFoundError:
         return

@@ -24,8 +24,10 @@ __all__ = [
     "TEMPORARY_PREFIX",
     "AppendFile",
     "copy_whole",
+    "count_names",
     "create_exclusive",
     "create_whole",
+    "drop_private",
     "exists",
     "fsync_directory",
     "is_link",
@@ -33,6 +35,7 @@ __all__ = [
     "is_temporary",
     "list_names",
     "make_directories",
+    "make_private",
     "modified_at",
     "move",
     "permissions",
@@ -43,6 +46,7 @@ __all__ = [
     "remove_file",
     "remove_tree",
     "replace_with",
+    "secure_names",
     "server_time",
     "size_of",
     "sync_file",
@@ -111,6 +115,20 @@ def fsync_directory(path: Path) -> None:
             raise NotDurableError(path, error) from error
 
 
+def secure_names(directory: Path, path: Path) -> None:
+    """Make names durable on which nothing relies yet.
+
+    Raises
+    ------
+    WriteError
+        If the system refuses; it names `path`. The caller takes the names back.
+    """
+    try:
+        fsync_directory(directory)
+    except NotDurableError as error:
+        raise WriteError(path, error) from error
+
+
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
@@ -120,14 +138,7 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
 def write_temporary(path: Path, data: bytes, *, durable: bool = True) -> Path:
     """Write `data` to a new private file beside `path` and return its name.
 
-    Parameters
-    ----------
-    path : Path
-        The file that the data are meant for; its directory must exist.
-    data : bytes
-        Complete content.
-    durable : bool, default True
-        Whether the content is on stable storage when this returns.
+    With `durable` the content is on stable storage when this returns.
 
     Raises
     ------
@@ -136,22 +147,30 @@ def write_temporary(path: Path, data: bytes, *, durable: bool = True) -> Path:
     """
     temporary = _temporary_beside(path)
     with _writing(path):
-        # 0o666 less the umask: files of a shared store stay readable for the group.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            try:
-                _write_all(descriptor, data)
-                if durable:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except BaseException:
-            _forget(temporary)
-            raise
+        _write_new(temporary, data, durable=durable)
     return temporary
 
 
-def _forget(path: Path) -> None:
+def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
+    # 0o666 less the umask: files of a shared store stay readable for the group.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        try:
+            _write_all(descriptor, data)
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        drop_private(path)
+        raise
+
+
+def drop_private(path: Path) -> None:
+    """Remove a private name that is not needed any more.
+
+    If that fails, what was done has not; the check removes the name later.
+    """
     with contextlib.suppress(OSError):
         os.unlink(path)
 
@@ -167,7 +186,7 @@ def replace_with(temporary: Path, path: Path, *, durable: bool = True) -> None:
         try:
             os.replace(temporary, path)
         except BaseException:
-            _forget(temporary)
+            drop_private(temporary)
             raise
         if durable:
             fsync_directory(path.parent)
@@ -233,7 +252,7 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
             if not is_same_file(temporary, path):
                 return False
         except BaseException:
-            _forget(temporary)
+            drop_private(temporary)
             raise
         if durable:
             fsync_directory(path.parent)
@@ -246,7 +265,7 @@ def create_whole(path: Path, data: bytes) -> bool:
     try:
         return create_exclusive(temporary, path)
     finally:
-        _forget(temporary)
+        drop_private(temporary)
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -255,6 +274,11 @@ def is_same_file(one: Path, other: Path) -> bool:
         return os.path.samestat(os.stat(one), os.stat(other))
     except FileNotFoundError:
         return False
+
+
+def count_names(path: Path) -> int:
+    """Return how many names a file has, as the file server knows it."""
+    return _asked(path).st_nlink
 
 
 def make_directories(path: Path) -> None:
@@ -271,7 +295,12 @@ def make_directories(path: Path) -> None:
                 pass
             except FileNotFoundError as error:  # where nothing can be created, as in /proc
                 raise WriteError(directory, error) from error
-            fsync_directory(directory.parent)
+            try:
+                secure_names(directory.parent, directory)
+            except WriteError:
+                with contextlib.suppress(OSError):  # who finds it would take it for durable
+                    os.rmdir(directory)
+                raise
 
 
 def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
@@ -299,13 +328,8 @@ def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
         os.mkdir(temporary)
         try:
             for name, data in files.items():
-                descriptor = os.open(temporary / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-                try:
-                    _write_all(descriptor, data)
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            fsync_directory(temporary)
+                _write_new(temporary / name, data, durable=True)
+            secure_names(temporary, path)
             try:
                 os.rename(temporary, path)
                 created = True
@@ -338,6 +362,12 @@ def move(source: Path, target: Path) -> None:
         fsync_directory(target.parent)
         if source.parent != target.parent:
             fsync_directory(source.parent)
+
+
+def make_private(path: Path) -> None:
+    """Rename a file to a private name, which the check of a store removes when it is old."""
+    with _writing(path):
+        os.rename(path, _temporary_beside(path))
 
 
 def remove_file(path: Path) -> None:
@@ -397,7 +427,7 @@ def copy_whole(source: Path, near: Path) -> tuple[Path, int, str]:
             finally:
                 os.close(descriptor)
         except BaseException:
-            _forget(temporary)
+            drop_private(temporary)
             raise
     return temporary, size, digest.hexdigest()
 
@@ -420,13 +450,9 @@ def sync_file(path: Path) -> None:
 def size_of(path: Path) -> int:
     """Return the size of a file in bytes, as the file server has it; 0 if it is gone."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        return _asked(path).st_size
     except FileNotFoundError:
         return 0
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
@@ -490,10 +516,14 @@ def is_link(path: Path) -> bool:
 
 def modified_at(path: Path) -> float:
     """Return a file's modification time on the file server's clock, in seconds since the epoch."""
+    return _asked(path).st_mtime
+
+
+def _asked(path: Path) -> os.stat_result:
     # `stat` may answer from the client's cache for seconds; `fstat` after `open` asks the server.
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return os.fstat(descriptor).st_mtime
+        return os.fstat(descriptor)
     finally:
         os.close(descriptor)
 
@@ -507,7 +537,7 @@ def server_time(near: Path) -> float:
     try:
         return modified_at(probe)
     finally:
-        remove_file(probe)
+        drop_private(probe)
 
 
 def _retry_stale(call: Callable[[], _T]) -> _T:
@@ -536,7 +566,7 @@ class AppendFile:
             existed = os.path.lexists(path)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             if not existed:
-                fsync_directory(path.parent)
+                secure_names(path.parent, path)
 
     def append(self, data: bytes) -> None:
         """Append all of `data`."""

@@ -12,12 +12,15 @@ from typing import Any
 from ..storage import fsio
 from .crash import CHANGING_CALLS
 
-__all__ = ["Call", "assert_durable", "recorded_calls"]
+__all__ = ["Call", "assert_durable", "assert_synced_before", "recorded_calls"]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: its name, the path it acts on, and for renames and links where to."""
+    """One call: its name, the path it acts on, and for renames and links where to.
+
+    ``create`` is an `os.open` that made a new file; other opens are not recorded.
+    """
 
     name: str
     path: Path
@@ -37,9 +40,12 @@ class _RecordingOs:
             return real
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            new = name == "open" and not os.path.lexists(args[0])
             result = real(*args, **kwargs)
             if name == "open":
                 self._paths[result] = Path(args[0])
+                if new:
+                    self._calls.append(Call("create", Path(args[0])))
             elif name in ("write", "fsync"):
                 self._calls.append(Call(name, self._paths[args[0]]))
             else:
@@ -67,7 +73,8 @@ def assert_durable(calls: list[Call]) -> None:
     """Assert that nothing of an operation that has returned can be lost with the power.
 
     The rules: what is renamed or linked was synced after its last write; every directory that
-    got a name is synced after that; every file that was written and kept is synced at the end.
+    got or lost a name is synced after that (but for names that were removed, or only ever
+    private); every file that was written and kept is synced at the end.
 
     Raises
     ------
@@ -75,21 +82,57 @@ def assert_durable(calls: list[Call]) -> None:
         With the call that breaks a rule.
     """
     unsynced: set[Path] = set()
-    pending_names: set[Path] = set()
+    pending: set[Path] = set()  # names of which the directory was not synced yet
     for call in calls:
         if call.name == "write":
             unsynced.add(call.path)
         elif call.name == "fsync":
             unsynced.discard(call.path)
-            pending_names.discard(call.path)
-        elif call.name in ("replace", "rename", "link"):
+            pending = {name for name in pending if name.parent != call.path}
+        elif call.target is not None:
             assert call.path not in unsynced, f"{call} before the content was synced"
-            assert call.target is not None
-            pending_names.add(call.target.parent)
-        elif call.name == "mkdir":
-            pending_names.add(call.path.parent)
+            was_new = call.path in pending
+            if call.name != "link":
+                pending.discard(call.path)
+                if not was_new and call.path.parent != call.target.parent:
+                    pending.add(call.path)  # else it may be in both places
+            pending.add(call.target)
+        elif call.name in ("create", "mkdir"):
+            pending.add(call.path)
         elif call.name in ("unlink", "rmdir"):
             unsynced.discard(call.path)
-            pending_names.discard(call.path)
+            pending.discard(call.path)
     assert not unsynced, f"written and never synced: {sorted(map(str, unsynced))}"
-    assert not pending_names, f"names that may be lost, in: {sorted(map(str, pending_names))}"
+    assert not pending, f"names that may be lost: {sorted(map(str, pending))}"
+
+
+def assert_synced_before(calls: list[Call], directory: Path, document: Path) -> None:
+    """Assert that names given in a directory were durable before a document that relies on them.
+
+    Parameters
+    ----------
+    calls : list of Call
+        What an operation did.
+    directory : Path
+        Where files are linked or renamed to.
+    document : Path
+        The file whose replacement says that they are there.
+
+    Raises
+    ------
+    AssertionError
+        If `document` was replaced while a name in `directory` could still be lost, or if there
+        was no replacement after a name was given.
+    """
+    pending: set[Path] = set()
+    given = relied = False
+    for call in calls:
+        if call.name == "fsync" and call.path == directory:
+            pending.clear()
+        elif call.target is not None and call.target.parent == directory:
+            pending.add(call.target)
+            given = True
+        elif call.target == document:
+            assert not pending, f"{call} while these names may be lost: {sorted(map(str, pending))}"
+            relied = given
+    assert relied, f"{document} was not replaced after a name was given in {directory}"

@@ -1,7 +1,8 @@
-"""Kill an operation at every step that changes the filesystem, and see what is left."""
+"""Kill an operation at every step that changes the filesystem, or let that step fail."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from ..storage import fsio
 
-__all__ = ["CHANGING_CALLS", "CrashPoint", "crash_points"]
+__all__ = ["CHANGING_CALLS", "CrashPoint", "FailingCall", "crash_points", "failing_call"]
 
 # Calls of `os` after which the filesystem may be different. `open` counts when it may create.
 CHANGING_CALLS: Final = frozenset(
@@ -44,11 +45,21 @@ class CrashPoint:
     acknowledged: bool
 
 
-class _CrashingOs:
-    """Stands for the module `os` in `fsio`; ends the process at one of its changing calls."""
+@dataclass
+class FailingCall:
+    """The one call that is to fail, counted from 1, and what it was, once it has failed."""
 
-    def __init__(self, step: int) -> None:
+    step: int
+    error: OSError
+    failed: str | None = None
+
+
+class _InterruptingOs:
+    """Stands for the module `os` in `fsio`; interrupts one of its changing calls."""
+
+    def __init__(self, step: int, interrupt: Callable[[str], None]) -> None:
         self._left = step
+        self._interrupt = interrupt
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -62,7 +73,7 @@ class _CrashingOs:
             if self._left == 0:
                 if name == "write":  # half of it reaches the file
                     real(args[0], args[1][: len(args[1]) // 2])
-                os._exit(_DIED)
+                self._interrupt(name)
             return real(*args, **kwargs)
 
         return call
@@ -109,8 +120,39 @@ def crash_points(
 
 
 def _die_at(step: int, operation: Callable[[Path], object], directory: Path) -> None:
-    vars(fsio)["os"] = _CrashingOs(step)
+    vars(fsio)["os"] = _InterruptingOs(step, lambda _: os._exit(_DIED))
     operation(directory)
+
+
+@contextlib.contextmanager
+def failing_call(step: int, error: OSError) -> Iterator[FailingCall]:
+    """Let one changing call of `fsio` raise during a ``with`` block; the others work.
+
+    Parameters
+    ----------
+    step : int
+        Which of the changing calls, counted from 1.
+    error : OSError
+        What it raises; a ``write`` leaves half of its data before.
+
+    Yields
+    ------
+    FailingCall
+        Its ``failed`` tells the name of the call, or None if there were fewer calls.
+    """
+    planned = FailingCall(step, error)
+
+    def fail(name: str) -> None:
+        planned.failed = name
+        raise error
+
+    module = vars(fsio)
+    real = module["os"]
+    module["os"] = _InterruptingOs(step, fail)
+    try:
+        yield planned
+    finally:
+        module["os"] = real
 
 
 def _in_child(call: Callable[[], None]) -> int:

@@ -112,7 +112,16 @@ class _Examiner:
         yield from self._document(path, STORE_KIND, STORE_FORMAT, new_store)
         yield from self._leftovers()
         for name in sorted(fsio.list_names(self._root / layout.EXPERIMENTS)):
-            yield from self._experiment(name)
+            directory = self._store.experiment_directory(name)
+            yield from self._unless_deleted(directory, self._experiment(name))
+
+    @staticmethod
+    def _unless_deleted(directory: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
+        try:
+            yield from findings
+        except FileNotFoundError:
+            if fsio.exists(directory):
+                raise
 
     def _finding(self, path: Path, problem: str, remedy: _Remedy | str) -> Finding:
         where = path.relative_to(self._root).as_posix()
@@ -196,7 +205,8 @@ class _Examiner:
         fresh = partial(new_experiment, name, layout.decode_name(name))
         yield from self._document(path, EXPERIMENT_KIND, EXPERIMENT_FORMAT, fresh)
         for recorder_id in sorted(fsio.list_names(directory / layout.RECORDERS)):
-            yield from self._recorder(name, recorder_id)
+            place = self._store.recorder_directory(name, recorder_id)
+            yield from self._unless_deleted(place, self._recorder(name, recorder_id))
 
     def _recorder(self, experiment_id: str, recorder_id: str) -> Iterator[Finding]:
         directory = self._store.recorder_directory(experiment_id, recorder_id)
@@ -215,7 +225,7 @@ class _Examiner:
             return
         yield from self._as_written(path)
         yield from self._journals(directory, running=document["status"] == Recorder.STATUS_R)
-        yield from self._artifacts(experiment_id, recorder_id, document)
+        yield from self._artifacts(experiment_id, recorder_id)
 
     def _journals(self, directory: Path, *, running: bool) -> Iterator[Finding]:
         for name in sorted(filter(layout.is_metrics_file, fsio.list_names(directory))):
@@ -244,15 +254,14 @@ class _Examiner:
 
     # --- artifacts ---
 
-    def _artifacts(
-        self, experiment_id: str, recorder_id: str, document: Document
-    ) -> Iterator[Finding]:
+    def _artifacts(self, experiment_id: str, recorder_id: str) -> Iterator[Finding]:
         directory = self._store.recorder_directory(experiment_id, recorder_id)
         root = directory / layout.ARTIFACTS
 
         def entries() -> dict[str, ArtifactEntry]:
-            now = self._store.read_recorder(experiment_id, recorder_id) or document
-            return {name: parse_artifact(form) for name, form in now["artifacts"].items()}
+            document = self._store.read_recorder(experiment_id, recorder_id)
+            forms = {} if document is None else document["artifacts"]  # deleted meanwhile
+            return {name: parse_artifact(form) for name, form in forms.items()}
 
         try:
             known = {layout.artifact_path(root, name): name for name in entries()}

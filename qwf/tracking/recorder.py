@@ -14,6 +14,7 @@ from ..errors import (
     CorruptRecordError,
     FormatVersionError,
     LoadObjectError,
+    NotDurableError,
     RecorderNotFoundError,
     RecorderStateError,
     UnknownStatusError,
@@ -184,18 +185,31 @@ class Recorder:
 
         Resuming keeps id, name, start time, params, tags and artifacts, and adds a session.
         """
-        if self.id is None:
-            identity = layout.new_recorder_id()
-            document = new_recorder(identity, self.name, self.experiment_id, self.STATUS_R)
-            self._store.create_recorder(self.experiment_id, identity, document)
-            self.id, self._session = identity, document["started_at"]
-            self._show(self._store.parse(self.experiment_id, identity, document))
-        else:
-            session = new_session(utc_now())
-            self._update(partial(self._resumed, session=session))
-            self._session = session["started_at"]
-        exits.keep(self.id, self._end_at_exit)
+        try:
+            if self.id is None:
+                self._create()
+            else:
+                session = new_session(utc_now())
+                self._session = session["started_at"]
+                self._update(partial(self._resumed, session=session))
+        except NotDurableError:  # it runs all the same
+            exits.keep(self._known_id(), self._end_at_exit)
+            raise
+        exits.keep(self._known_id(), self._end_at_exit)
         return self
+
+    def _create(self) -> None:
+        identity = layout.new_recorder_id()
+        document = new_recorder(identity, self.name, self.experiment_id, self.STATUS_R)
+        refused: NotDurableError | None = None
+        try:
+            self._store.create_recorder(self.experiment_id, identity, document)
+        except NotDurableError as error:
+            refused = error
+        self.id, self._session = identity, document["started_at"]
+        self._show(self._store.parse(self.experiment_id, identity, document))
+        if refused is not None:
+            raise refused
 
     def _resumed(self, document: Document, *, session: dict[str, Any]) -> Document:
         sessions = [*document.get("sessions", []), session]
@@ -432,7 +446,8 @@ class Recorder:
         SaveObjectError
             If an object cannot be pickled; then none of them was saved.
         WriteError
-            If the disk is full or read-only; the artifacts are as before.
+            If the disk is full or read-only. The artifact it names is as before; of several that
+            were to be replaced, those before it may be new.
 
         Notes
         -----
