@@ -58,16 +58,23 @@ class MetricLog:
             If the disk is full. Nothing was logged, and later calls work.
         """
         # By hand, because `json` would take as long as all the rest of the call.
-        numbers = {key: _number(key, value) for key, value in metrics.items()}
-        values = [f"{_json_name(key)}:{_json_number(number)}" for key, number in numbers.items()]
+        numbers, values = {}, []
+        for key, value in metrics.items():
+            number = numbers[key] = value if type(value) is float else _number(key, value)
+            # JSON has no NaN; `float` reads these words back.
+            text = repr(number) if number - number == 0 else f'"{number!r}"'
+            values.append(f"{_json_name(key)}:{text}")
         if os.getpid() != self._pid:
             self._begin_in_this_process()
         with self._lock:
             # Never backwards, so that what was logged last is the latest for every reader.
-            moment = self._moment = max(self._moment, round(time.time(), 6))
+            moment = time.time()
+            if moment < self._moment:
+                moment = self._moment
+            self._moment = moment
             entry = f"[{moment:.6f},{step},{{{','.join(values)}}}]\n".encode()
             try:
-                self._opened().append(entry)
+                (self._writer or self._opened()).append(entry)
             except OSError:
                 # Half a line may be at the end of the file, which only its last line may be:
                 # what follows goes into another one.
@@ -125,7 +132,8 @@ class MetricLog:
         with self._lock:
             files, newest = frozenset(self._files), dict(self._newest)
         own = [
-            Observation(moment, step, key, value) for key, (step, moment, value) in newest.items()
+            Observation(round(moment, 6), step, key, value)
+            for key, (step, moment, value) in newest.items()
         ]
         before = read_observations(self._directory, besides=files) if others else ()
         return latest([*before, *own])
@@ -144,8 +152,6 @@ class MetricLog:
 
 
 def _number(key: str, value: object) -> float:
-    if type(value) is float:
-        return value
     if isinstance(value, (str, bytes)):
         raise TypeError(
             f"metric {key!r} is {value!r}; expected a number. Nothing was logged; "
@@ -158,11 +164,6 @@ def _number(key: str, value: object) -> float:
             f"metric {key!r} is a {type(value).__name__}; expected a number that a float can "
             "hold. Nothing was logged."
         ) from error
-
-
-def _json_number(number: float) -> str:
-    # JSON has no NaN; `float` reads these words back.
-    return repr(number) if number - number == 0 else f'"{number!r}"'
 
 
 @functools.lru_cache(maxsize=1024)

@@ -340,9 +340,8 @@ class Recorder:
         """
         if not metrics:
             return
-        for key in metrics:
-            if not key:
-                raise UnsafeNameError("a metric", key, "a non-empty string is expected")
+        if "" in metrics:
+            raise UnsafeNameError("a metric", "", "a non-empty string is expected")
         if self._metric_log is None:
             self._metric_log = MetricLog(self._directory)
         try:
