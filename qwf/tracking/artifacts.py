@@ -176,7 +176,8 @@ class ArtifactArea:
                 return False
         for parent in {one.path.parent for one in staged if one.name in placed}:
             fsio.secure_names(parent, parent)
-        since = fsio.server_time(self.directory / layout.RECORDER_FILE) if known else 0.0
+        overwrites = any(one.name in known for one in staged)  # only those say since when
+        since = fsio.server_time(self.directory / layout.RECORDER_FILE) if overwrites else 0.0
         forms = {}
         for one in staged:
             before = _on_disk(one.path, known[one.name]) if one.name in known else None
