@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import C
 from .errors import NotInitializedError
 from .tracking.experiment import Experiment
 from .tracking.manager import ExpManager, default_manager
 from .tracking.recorder import Recorder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["QlibRecorder", "R"]
 
@@ -62,6 +65,7 @@ class QlibRecorder:
         recorder_name: str | None = None,
         uri: str | PathLike[str] | None = None,
         resume: bool = False,
+        parent_id: str | None = None,
     ) -> Iterator[Experiment]:
         """Run a ``with`` block as one run.
 
@@ -88,6 +92,7 @@ class QlibRecorder:
             recorder_name=recorder_name,
             uri=uri,
             resume=resume,
+            parent_id=parent_id,
         ) as run:
             yield run
 
@@ -100,6 +105,7 @@ class QlibRecorder:
         recorder_name: str | None = None,
         uri: str | PathLike[str] | None = None,
         resume: bool = False,
+        parent_id: str | None = None,
     ) -> Experiment:
         """Start a run that lasts until `end_exp`; see `ExpManager.start_exp`."""
         return self.exp_manager.start_exp(
@@ -109,6 +115,7 @@ class QlibRecorder:
             recorder_name=recorder_name,
             uri=uri,
             resume=resume,
+            parent_id=parent_id,
         )
 
     def end_exp(self, recorder_status: str = Recorder.STATUS_FI) -> None:
@@ -143,6 +150,10 @@ class QlibRecorder:
         """Move an experiment to the trash; see `ExpManager.delete_exp`."""
         self.exp_manager.delete_exp(experiment_id, experiment_name)
 
+    def restore_exp(self, experiment_name: str) -> Experiment:
+        """Bring back a deleted experiment; see `ExpManager.restore_exp`."""
+        return self.exp_manager.restore_exp(experiment_name)
+
     # --- where ---
 
     def get_uri(self) -> str:
@@ -160,6 +171,12 @@ class QlibRecorder:
             yield
 
     # --- recorders ---
+
+    def search_records(
+        self, experiment_ids: str | Sequence[str] | None = None, **kwargs: Any
+    ) -> pd.DataFrame:
+        """Return the recorders that match as a DataFrame; see `ExpManager.search_records`."""
+        return self.exp_manager.search_records(experiment_ids, **kwargs)
 
     def list_recorders(
         self, experiment_id: str | None = None, experiment_name: str | None = None
@@ -204,6 +221,10 @@ class QlibRecorder:
     ) -> None:
         """Move a recorder of the active (else the default) experiment to the trash."""
         self.get_exp().delete_recorder(recorder_id, recorder_name)
+
+    def restore_recorder(self, recorder_id: str) -> Recorder:
+        """Bring back a deleted recorder; see `ExpManager.restore_recorder`."""
+        return self.exp_manager.restore_recorder(recorder_id)
 
     # --- the active run ---
 
@@ -254,6 +275,10 @@ class QlibRecorder:
     def log_metrics(self, /, step: int | None = None, **metrics: Any) -> None:
         """Log metrics in the active run; when none is active, one is started and stays active."""
         self._active().log_metrics(step=step, **metrics)
+
+    def log_metric_history(self, metrics: Any, steps: Any = None) -> None:
+        """Log arrays or a DataFrame in the active run; see `Recorder.log_metric_history`."""
+        self._active().log_metric_history(metrics, steps)
 
     def log_artifact(self, local_path: str | Path, artifact_path: str | None = None) -> None:
         """Copy a file into the active run; when none is active, one is started and stays active."""

@@ -7,6 +7,7 @@ from typing import Final
 __all__ = [
     "EXPERIMENT_FORMAT",
     "FRAME_FORMAT",
+    "INDEX_FORMAT",
     "JOURNAL_FORMAT",
     "RECORDER_FORMAT",
     "STORE_FORMAT",
@@ -21,3 +22,4 @@ EXPERIMENT_FORMAT: Final = 1  # experiment.json
 RECORDER_FORMAT: Final = 1  # recorder.json
 JOURNAL_FORMAT: Final = 1  # metrics.*.journal
 FRAME_FORMAT: Final = 1  # the "qwf" entry in the metadata of a parquet artifact
+INDEX_FORMAT: Final = 1  # index/: derived, so an unknown version is written anew

@@ -71,7 +71,7 @@ OPEN = "R.start_exp(experiment_name='e'); R.log_metrics(m=1)"
             "FINISHED",
             id="a_caught_exit_is_forgotten_by_the_next_run",
         ),
-        pytest.param([OPEN, "os._exit(0)"], 0, "RUNNING", id="nothing_can_be_done"),
+        pytest.param([OPEN, "os._exit(0)"], 0, "LOST", id="nothing_can_be_done"),
         pytest.param([OPEN, "exit(3)"], 3, "FAILED", id="builtin_exit_3"),
         pytest.param([OPEN, "quit()"], 0, "FINISHED", id="builtin_quit"),
         pytest.param(["from sys import exit", OPEN, "exit(3)"], 3, "FAILED", id="imported_exit_3"),

@@ -98,6 +98,7 @@ def update_document(
     kind: str,
     version: int,
     seconds: float = lock.LOCK_SECONDS,
+    announce: Callable[[Document], None] | None = None,
 ) -> Document:
     """Change a document; concurrent changes are applied one after the other, none is lost.
 
@@ -110,6 +111,9 @@ def update_document(
         with a newer revision, so it must have no other effect. Raising leaves all as it was.
     seconds : float
         How long to compete with other writers.
+    announce : callable, optional
+        Gets the present document before anybody can see that its next revision is coming; so
+        whoever relies on the announcement misses no change.
 
     Returns
     -------
@@ -127,6 +131,8 @@ def update_document(
             present = read_document(path, kind=kind, version=version)
             revision = present["revision"]
             changed = {**change(present), "revision": revision + 1}
+            if announce is not None:
+                announce(present)
             if _commit(path, changed, kind=kind, version=version):
                 return changed
             patience.wait()

@@ -26,6 +26,7 @@ __all__ = [
     "copy_whole",
     "count_names",
     "create_exclusive",
+    "create_mark",
     "create_whole",
     "drop_private",
     "exists",
@@ -38,10 +39,12 @@ __all__ = [
     "make_private",
     "modified_at",
     "move",
+    "moved_at",
     "permissions",
     "publish_directory",
     "read_bytes",
     "read_chunks",
+    "read_range",
     "remove_empty_directories",
     "remove_file",
     "remove_tree",
@@ -49,7 +52,9 @@ __all__ = [
     "secure_names",
     "server_time",
     "size_of",
+    "stamp",
     "sync_file",
+    "touch",
     "write_atomic",
     "write_temporary",
 ]
@@ -259,13 +264,20 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
     return True
 
 
-def create_whole(path: Path, data: bytes) -> bool:
-    """Create a file with its content, durable, unless the name is taken; return whether it did."""
-    temporary = write_temporary(path, data)
+def create_whole(path: Path, data: bytes, *, durable: bool = True) -> bool:
+    """Create a file with its content, unless the name is taken; return whether it did."""
+    temporary = write_temporary(path, data, durable=durable)
     try:
-        return create_exclusive(temporary, path)
+        return create_exclusive(temporary, path, durable=durable)
     finally:
         drop_private(temporary)
+
+
+def create_mark(path: Path) -> None:
+    """Create an empty file, durable; one that is there already is as good."""
+    with _writing(path), contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    secure_names(path.parent, path)
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -364,10 +376,12 @@ def move(source: Path, target: Path) -> None:
             fsync_directory(source.parent)
 
 
-def make_private(path: Path) -> None:
-    """Rename a file to a private name, which the check of a store removes when it is old."""
+def make_private(path: Path) -> Path:
+    """Rename an entry to a private name, which the check of a store sets aside when it is old."""
+    private = _temporary_beside(path)
     with _writing(path):
-        os.rename(path, _temporary_beside(path))
+        os.rename(path, private)
+    return private
 
 
 def remove_file(path: Path) -> None:
@@ -492,6 +506,19 @@ def _read_once(path: Path) -> bytes:
         os.close(descriptor)
 
 
+def read_range(path: Path, start: int, size: int) -> bytes:
+    """Return a part of a file: at most `size` bytes from `start`, fewer at its end."""
+
+    def read() -> bytes:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, size, start)
+        finally:
+            os.close(descriptor)
+
+    return _retry_stale(read)
+
+
 def list_names(path: Path) -> list[str]:
     """Return the names in a directory, unsorted, without temporary ones; none if it is missing."""
     try:
@@ -517,6 +544,26 @@ def is_link(path: Path) -> bool:
 def modified_at(path: Path) -> float:
     """Return a file's modification time on the file server's clock, in seconds since the epoch."""
     return _asked(path).st_mtime
+
+
+def moved_at(path: Path) -> float:
+    """Return when an entry was renamed or changed last, in seconds on the file server's clock."""
+    return _asked(path).st_ctime
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return inode and modification time (ns) of an entry, as the file server knows them.
+
+    They change whenever an entry of a directory comes or goes. Two changes within the grain of
+    the server's clock leave one stamp.
+    """
+    found = _asked(path)
+    return found.st_ino, found.st_mtime_ns
+
+
+def touch(path: Path) -> None:
+    """Set the modification time of a file to the file server's present time."""
+    os.utime(path)
 
 
 def _asked(path: Path) -> os.stat_result:

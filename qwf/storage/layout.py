@@ -16,8 +16,11 @@ from ..errors import ConfigError, NotAStoreError, UnsafeNameError
 
 __all__ = [
     "ARTIFACTS",
+    "CHANGES",
+    "ENVIRONMENTS",
     "EXPERIMENTS",
     "EXPERIMENT_FILE",
+    "INDEX",
     "LOCK_FILE",
     "QUARANTINE",
     "RECORDERS",
@@ -25,11 +28,16 @@ __all__ = [
     "STORE_FILE",
     "TRASH",
     "artifact_path",
+    "change_mark",
     "decode_name",
     "encode_name",
+    "is_cut",
     "is_metrics_file",
     "metrics_file",
     "new_recorder_id",
+    "new_trash_token",
+    "parse_change_mark",
+    "parse_trash_name",
     "parse_uri",
     "split_artifact_name",
     "trash_name",
@@ -44,6 +52,9 @@ ARTIFACTS: Final = "artifacts"
 LOCK_FILE: Final = ".lock"
 TRASH: Final = "trash"
 QUARANTINE: Final = "quarantine"
+CHANGES: Final = "changes"
+INDEX: Final = "index"
+ENVIRONMENTS: Final = "environments"
 
 _METRICS_PREFIX: Final = "metrics."
 _METRICS_SUFFIX: Final = ".journal"
@@ -51,6 +62,7 @@ _METRICS_SUFFIX: Final = ".journal"
 # Linux, macOS and NFS allow 255 bytes; the rest is room for suffixes of temporary files.
 _MAX_NAME_BYTES: Final = 200
 _MAX_TRASH_BYTES: Final = 150
+_MOMENT: Final = "%Y%m%d-%H%M%S-%f"
 _DIGEST_MARK: Final = "~"
 _UNESCAPED: Final = frozenset("-_. ()+=@,")
 
@@ -192,6 +204,23 @@ def is_metrics_file(name: str) -> bool:
     return name.startswith(_METRICS_PREFIX) and name.endswith(_METRICS_SUFFIX)
 
 
+def change_mark(recorder_id: str, revision: int) -> str:
+    """Return the name by which a change of an ended recorder to a revision is announced."""
+    return f"{recorder_id}@{revision}"
+
+
+def parse_change_mark(name: str) -> tuple[str, int] | None:
+    """Return recorder and revision that a mark announces; None for a foreign name.
+
+    Examples
+    --------
+    >>> parse_change_mark(change_mark("20200101-000000-000000-0123abcd", 7))
+    ('20200101-000000-000000-0123abcd', 7)
+    """
+    recorder_id, at, revision = name.rpartition("@")
+    return (recorder_id, int(revision)) if at and revision.isdecimal() else None
+
+
 _id_lock = threading.Lock()
 _last_microsecond = 0
 
@@ -215,12 +244,34 @@ def new_recorder_id() -> str:
         now = int(datetime.now(timezone.utc).timestamp() * 1_000_000)
         _last_microsecond = max(now, _last_microsecond + 1)
         moment = datetime.fromtimestamp(_last_microsecond / 1_000_000, timezone.utc)
-    return f"{moment:%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
+    return f"{moment:{_MOMENT}}-{secrets.token_hex(4)}"
 
 
-def trash_name(entry: str) -> str:
+def new_trash_token() -> str:
+    """Return what the names of all entries that go to the trash together end in."""
+    return f"{datetime.now(timezone.utc):{_MOMENT}}-{secrets.token_hex(4)}"
+
+
+def trash_name(entry: str, token: str | None = None) -> str:
     """Return a free name in the trash for an entry that is moved there."""
-    moment = datetime.now(timezone.utc)
     # The time and the token need forty bytes of the name; the beginning says enough of the entry.
     head = entry.encode()[:_MAX_TRASH_BYTES].decode(errors="ignore")
-    return f"{head}@{moment:%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
+    return f"{head}@{token or new_trash_token()}"
+
+
+def is_cut(entry: str) -> bool:
+    """Whether an entry of `parse_trash_name` may be only the beginning of what was given."""
+    return len(entry.encode()) > _MAX_TRASH_BYTES - 4  # a character has up to four bytes
+
+
+def parse_trash_name(name: str) -> tuple[str, str, datetime] | None:
+    """Return entry (cut if it was long), token and time of a name in the trash.
+
+    None for a foreign name.
+    """
+    entry, _, token = name.rpartition("@")
+    try:
+        moment = datetime.strptime(token.rpartition("-")[0], _MOMENT)
+    except ValueError:
+        return None
+    return (entry, token, moment.replace(tzinfo=timezone.utc)) if entry else None

@@ -6,8 +6,12 @@ interactive session fails only by ``exit(code)``.
 
 Python does not tell the code of a ``raise SystemExit(code)`` that passes neither `sys.exit` nor
 `exit`, nor (outside ``__main__``) by a name that ``from sys import exit`` has bound before the
-first run. Such an end counts as an error, with a warning. ``os._exit``, a signal that kills, and a
-crash leave runs RUNNING.
+first run. Such an end counts as an error, with a warning.
+
+SIGTERM becomes ``sys.exit(143)`` in the main thread while runs are open, unless the program has a
+handler of its own, so that ``with`` blocks end their runs FAILED; a program that does not end by it
+is ended a few seconds later. ``os._exit``, other signals that kill, and a crash leave a run
+RUNNING, and it is shown as LOST from then on.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 from _sitebuiltins import Quitter
@@ -33,6 +38,9 @@ _logger: Final = logging.getLogger("qwf.tracking")
 # Since Python 3.13 a forked child ends here, and the local `code` is its exit code.
 _FORKING: Final = ("multiprocessing.popen_fork", "multiprocessing.forkserver")
 
+# How long a program may take to end after SIGTERM; batch systems kill after about 30 s.
+_GRACE_SECONDS: Final = 10.0
+
 # What to call with a status, per open run; insertion order, so that inner runs end first.
 _open: dict[tuple[int, str], Callable[[bool], None]] = {}
 _installed = False
@@ -48,6 +56,7 @@ def keep(key: str, end: Callable[[bool], None]) -> None:
     global _exit_failed
     _install()
     _install_in_worker()
+    _handle_sigterm()
     if _program is None:
         _exit_failed = None  # an exit was caught, or we would not be here
     # A forked child inherits the runs of its parent and must not end them.
@@ -89,6 +98,40 @@ def _install_in_worker() -> None:
         _worker = os.getpid()
         # Below the priority of all others, which may still log.
         util.Finalize(None, _end_with_process, exitpriority=-100)
+
+
+# --- SIGTERM ---------------------------------------------------------------------------------
+
+
+def _handle_sigterm() -> None:
+    """Be told of SIGTERM, if nobody else wants to be and this is the thread that may ask."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(number: int, _: FrameType | None) -> None:
+    if not any(pid == os.getpid() for pid, _ in _open):
+        _die_of(number)
+    # Not ended here: what the signal has interrupted may hold the locks that this would need.
+    watcher = threading.Timer(_GRACE_SECONDS, _end_by_force, [number])
+    watcher.daemon = True
+    watcher.start()
+    sys.exit(128 + number)
+
+
+def _end_by_force(number: int) -> None:
+    """End a program that waits for its threads, or has caught the exit."""
+    _end_all(failed=True)
+    _die_of(number)
+
+
+def _die_of(number: int) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(128 + number)  # other threads may not change what a signal does
 
 
 def _chain_exits() -> None:

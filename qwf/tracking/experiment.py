@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, Literal, overload
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from ..errors import MissingArgumentError, RecorderNotFoundError, RecorderStateError
+from ..storage import layout
 from . import exits
-from .metadata import RecorderRecord
+from .metrics import latest as histories
 from .recorder import DEFAULT_RECORDER_NAME, Recorder
+from .run import LISTED
+from .search import ACTIVE_ONLY, search
 from .store import Store
+from .table import RecorderTable
+from .trash import restore_recorder
 
-__all__ = ["Experiment"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Experiment", "refuse_deletion"]
+
+# What serves predictions is not deleted by mistake. The names are Qlib's.
+_ONLINE_TAG: Final = "online_status"
+_ONLINE: Final = "online"
 
 _logger: Final = logging.getLogger("qwf.tracking")
 
@@ -76,6 +89,7 @@ class Experiment:
         recorder_id: str | None = None,
         recorder_name: str | None = None,
         resume: bool = False,
+        parent_id: str | None = None,
     ) -> Recorder:
         """Start a recorder and make it the active one of this object.
 
@@ -86,6 +100,8 @@ class Experiment:
             Qlib's default name). Without it, the name of the new recorder.
         resume : bool, default False
             Go on with an existing recorder; without an id, a new one is made if there is none.
+        parent_id : str, optional
+            The recorder, of any experiment of the store, that a new one belongs to.
 
         Raises
         ------
@@ -93,23 +109,25 @@ class Experiment:
             If `resume` is asked for an id that does not exist. Nothing was started.
         """
         if resume:
-            recorder = self._to_resume(recorder_id, recorder_name)
+            recorder = self._to_resume(recorder_id, recorder_name, parent_id)
         else:
             if recorder_id is not None:
                 _logger.warning(
                     "recorder_id %r has no meaning without resume=True; a new recorder is made",
                     recorder_id,
                 )
-            recorder = self.create_recorder(recorder_name)
+            recorder = self.create_recorder(recorder_name, parent_id)
         recorder.start_run()
         self.active_recorder = recorder
         return recorder
 
-    def _to_resume(self, recorder_id: str | None, recorder_name: str | None) -> Recorder:
+    def _to_resume(
+        self, recorder_id: str | None, recorder_name: str | None, parent_id: str | None
+    ) -> Recorder:
         if recorder_id is not None:
             return self._by_id(recorder_id)
         newest = self._newest(_named(recorder_name))
-        return newest or self.create_recorder(recorder_name)
+        return newest or self.create_recorder(recorder_name, parent_id)
 
     def end(self, recorder_status: str = Recorder.STATUS_S) -> None:
         """End the active recorder of this object, if there is one."""
@@ -119,9 +137,11 @@ class Experiment:
 
     # --- one recorder ---
 
-    def create_recorder(self, recorder_name: str | None = None) -> Recorder:
+    def create_recorder(
+        self, recorder_name: str | None = None, parent_id: str | None = None
+    ) -> Recorder:
         """Return a recorder that is not started: nothing of it is on disk."""
-        return Recorder(self._store, self.id, recorder_name)
+        return Recorder(self._store, self.id, recorder_name, parent_id)
 
     def get_recorder(
         self,
@@ -157,8 +177,8 @@ class Experiment:
             return newest
         if not create:
             name = _named(recorder_name)
-            known = [recorder.name for recorder in self.list_recorders(self.RT_L)]
-            raise RecorderNotFoundError("name", name, experiment=self.name, known=known)
+            known = set(self._table().column("attributes", "run_name"))
+            raise RecorderNotFoundError("name", name, experiment=self.name, known=sorted(known))
         recorder = self.create_recorder(recorder_name)
         if start:
             recorder.start_run()
@@ -168,26 +188,39 @@ class Experiment:
     def _by_id(self, recorder_id: str) -> Recorder:
         document = self._store.read_recorder(self.id, recorder_id)
         if document is None:
-            known = [identity for identity, _ in self._store.list_recorders(self.id)]
+            known = self._store.recorder_names(self.id)
             raise RecorderNotFoundError("id", recorder_id, experiment=self.name, known=known)
-        record = self._store.parse(self.id, recorder_id, document)
-        return Recorder._of(self._store, self.id, recorder_id, record)
+        recorder = Recorder(self._store, self.id)
+        recorder.id = recorder_id
+        recorder._show(self._store.parse(self.id, recorder_id, document))
+        return recorder
 
     def _newest(self, name: str) -> Recorder | None:
+        table = self._table()
+        statuses = table.column("attributes", "status")
         named = [
-            recorder
-            for recorder in self.list_recorders(self.RT_L)
+            row
+            for row, one in enumerate(table.column("attributes", "run_name"))
             # The name of a broken one is unknown.
-            if recorder.name == name and recorder.status != Recorder.STATUS_BROKEN
+            if one == name and statuses[row] != Recorder.STATUS_BROKEN
         ]
         if len(named) > 1:
             _logger.info("%d recorders are named %r; the newest is meant", len(named), name)
-        return named[0] if named else None
+        return self._listed(table.take(named[:1]))[0] if named else None
+
+    # --- deleting ---
 
     def delete_recorder(
         self, recorder_id: str | None = None, recorder_name: str | None = None
-    ) -> None:
-        """Move a recorder to the store's trash.
+    ) -> list[str]:
+        """Move a recorder, and those of this experiment that belong to it, to the store's trash.
+
+        `restore_recorder` brings them back.
+
+        Returns
+        -------
+        list of str
+            The ids of what was deleted, the recorder itself first.
 
         Raises
         ------
@@ -196,19 +229,41 @@ class Experiment:
         RecorderNotFoundError
             If there is none.
         RecorderStateError
-            If it is active in this process.
+            If one of them is active, here or in another process, or online. Nothing was deleted.
+
+        Notes
+        -----
+        One rename for each, those that belong to others first: *a crash* leaves some of them.
         """
         if recorder_id is None and recorder_name is None:
             raise MissingArgumentError("delete_recorder needs recorder_id or recorder_name.")
         recorder = self.get_recorder(recorder_id, recorder_name, create=False)
         assert recorder.id is not None  # found on disk
-        if exits.is_open(recorder.id):
-            raise RecorderStateError(
-                f"recorder {recorder.id} is active and cannot be deleted. End it first."
-            )
-        self._store.discard_recorder(self.id, recorder.id)
+        table = self._table()
+        doomed = [recorder.id, *_descendants(table, recorder.id)]
+        refuse_deletion(table, doomed)
+        token = layout.new_trash_token()
+        for identity in reversed(doomed):
+            self._store.discard_recorder(self.id, identity, token)
+        return doomed
+
+    def restore_recorder(self, recorder_id: str) -> Recorder:
+        """Bring back a deleted recorder, and those that were deleted together with it.
+
+        Raises
+        ------
+        TrashEntryNotFoundError
+            If it is not in the trash of the store.
+        RestoreError
+            If something else is in its place. Nothing was changed.
+        """
+        entries = restore_recorder(self._store, recorder_id)
+        return Experiment(self._store, entries[0].experiment_id, self.name)._by_id(recorder_id)
 
     # --- many ---
+
+    def _table(self) -> RecorderTable:
+        return search(self._store, [self.id])
 
     @overload
     def list_recorders(
@@ -216,11 +271,16 @@ class Experiment:
         rtype: Literal["dict"] = ...,
         max_results: int | None = ...,
         status: str | None = ...,
+        filter_string: str = ...,
     ) -> dict[str, Recorder]: ...
 
     @overload
     def list_recorders(
-        self, rtype: Literal["list"], max_results: int | None = ..., status: str | None = ...
+        self,
+        rtype: Literal["list"],
+        max_results: int | None = ...,
+        status: str | None = ...,
+        filter_string: str = ...,
     ) -> list[Recorder]: ...
 
     def list_recorders(
@@ -228,6 +288,7 @@ class Experiment:
         rtype: str = RT_D,
         max_results: int | None = None,
         status: str | None = None,
+        filter_string: str = "",
     ) -> dict[str, Recorder] | list[Recorder]:
         """Return the recorders, the one that started last first.
 
@@ -236,45 +297,128 @@ class Experiment:
         rtype : {"dict", "list"}
             A dict from id to recorder, or a list.
         max_results : int, optional
-            At most so many, after the filter.
+            At most so many, after the filters.
         status : str, optional
             Only those with this status.
+        filter_string : str, default ""
+            Only those that match, as ``"metrics.IC > 0.05 and params.model = 'LGB'"``; see
+            `search_records`.
+
+        Raises
+        ------
+        FilterError
+            If the filter has a mistake. It tells where.
 
         Notes
         -----
-        One file is read per recorder. A recorder whose file is damaged has the status
-        ``"BROKEN"`` and comes last; foreign entries are passed over.
+        Files are read only of recorders that run, or have changed since anybody has listed them.
+        A recorder whose process has died has the status ``"LOST"``, one whose file is damaged
+        ``"BROKEN"``; the broken come last. Foreign entries are passed over.
         """
         if rtype not in (self.RT_D, self.RT_L):
             raise NotImplementedError(f"rtype is {rtype!r}; expected 'dict' or 'list'.")
-        found = sorted(self._store.list_recorders(self.id), key=_oldest_last)
-        recorders = [
-            self._listed(identity, record, active=self.active_recorder)
-            for identity, record in found
-        ]
+        table = search(self._store, [self.id], filter_string=filter_string)
         if status is not None:
-            recorders = [recorder for recorder in recorders if recorder.status == status]
-        recorders = recorders[:max_results]
+            statuses = table.column("attributes", "status")
+            table = table.take([row for row, one in enumerate(statuses) if one == status])
+        if max_results is not None:
+            table = table.take(range(min(max(max_results, 0), len(table))))
+        recorders = self._listed(table)
         if rtype == self.RT_L:
             return recorders
         return {str(recorder.id): recorder for recorder in recorders}
 
-    def _listed(
-        self, identity: str, record: RecorderRecord | None, *, active: Recorder | None
-    ) -> Recorder:
-        if active is None or active.id != identity or record is None:
-            return Recorder._of(self._store, self.id, identity, record)
-        active._show(record)
-        return active
+    def _listed(self, table: RecorderTable) -> list[Recorder]:
+        """Return the recorders of a table; the active one is the very object that is active."""
+        columns = [table.column("attributes", name) for name in LISTED]
+        found = [Recorder._listed(self._store, self.id, row) for row in zip(*columns, strict=True)]
+        active = self.active_recorder
+        if active is not None:
+            for position, recorder in enumerate(found):
+                if recorder.id == active.id and recorder.status != Recorder.STATUS_BROKEN:
+                    active._take_over(recorder)
+                    found[position] = active
+        return found
+
+    def search_records(
+        self,
+        filter_string: str = "",
+        run_view_type: int = ACTIVE_ONLY,
+        max_results: int | None = None,
+        order_by: str | Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return the recorders that match as a DataFrame; see `ExpManager.search_records`."""
+        found = search(
+            self._store,
+            [self.id],
+            filter_string=filter_string,
+            run_view_type=run_view_type,
+            max_results=max_results,
+            order_by=order_by,
+        )
+        return found.as_frame()
+
+    def metric_history(self, *keys: str, recorder_ids: Iterable[str] | None = None) -> pd.DataFrame:
+        """Return what many recorders have logged, as one DataFrame.
+
+        Parameters
+        ----------
+        *keys : str
+            The metrics wanted; none means all.
+        recorder_ids : iterable of str, optional
+            Default: all recorders of this experiment.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``recorder_id``, ``key``, ``step``, ``time``, ``value``; see
+            `Recorder.metric_history`.
+        """
+        if recorder_ids is None:
+            recorder_ids = self._table().column("attributes", "run_id")
+        directories = {one: self._store.recorder_directory(self.id, one) for one in recorder_ids}
+        return histories(directories, keys)
 
 
 def _named(recorder_name: str | None) -> str:
     return DEFAULT_RECORDER_NAME if recorder_name is None else recorder_name
 
 
-def _oldest_last(entry: tuple[str, RecorderRecord | None]) -> tuple[bool, int, str]:
-    identity, record = entry
-    if record is None or record.started_at is None:
-        return True, 0, identity
-    # Fixed-width digits, so the text of a moment is a number that sorts like it.
-    return False, -int("".join(filter(str.isdigit, record.started_at))), identity
+def _descendants(table: RecorderTable, recorder_id: str) -> list[str]:
+    """Return the recorders that belong to one, then those that belong to these, and so on."""
+    children: dict[str | None, list[str]] = {}
+    for parent, identity in zip(
+        table.column("attributes", "parent_id"), table.column("attributes", "run_id"), strict=True
+    ):
+        children.setdefault(parent, []).append(identity)
+    found, seen = [recorder_id], {recorder_id}
+    for one in found:  # it grows meanwhile
+        below = [child for child in children.get(one, ()) if child not in seen]
+        found += below
+        seen.update(below)
+    return found[1:]
+
+
+def refuse_deletion(table: RecorderTable, recorder_ids: Iterable[str]) -> None:
+    """Refuse to delete recorders that somebody needs now.
+
+    Raises
+    ------
+    RecorderStateError
+        It names the first that runs or is online.
+    """
+    rows = {one: row for row, one in enumerate(table.column("attributes", "run_id"))}
+    statuses = table.column("attributes", "status")
+    online = table.column("tags", _ONLINE_TAG)
+    for identity in recorder_ids:
+        row = rows.get(identity)
+        if exits.is_open(identity) or (row is not None and statuses[row] == Recorder.STATUS_R):
+            raise RecorderStateError(
+                f"recorder {identity} is active and cannot be deleted. Nothing was changed. "
+                "Leave its R.start block, or call end_run of it, first."
+            )
+        if row is not None and online[row] == _ONLINE:
+            raise RecorderStateError(
+                f"recorder {identity} is online and cannot be deleted. Nothing was changed. Take "
+                f"it offline first: set its tag {_ONLINE_TAG!r} to 'offline'."
+            )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from ..config import C, add_guard
@@ -19,15 +19,22 @@ from ..errors import (
     MissingArgumentError,
     QwfError,
     RecorderInitializationError,
+    RecorderNotFoundError,
     RecorderStateError,
     UnknownStatusError,
 )
 from ..storage import layout
 from . import exits
-from .experiment import Experiment
+from .experiment import Experiment, refuse_deletion
 from .metadata import ExperimentRecord
 from .recorder import Recorder
+from .search import ACTIVE_ONLY, search
 from .store import Store
+from .table import RecorderTable
+from .trash import restore_experiment, restore_recorder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ExpManager", "default_manager"]
 
@@ -159,6 +166,7 @@ class ExpManager:
         recorder_name: str | None = None,
         uri: str | PathLike[str] | None = None,
         resume: bool = False,
+        parent_id: str | None = None,
     ) -> Experiment:
         """Start a recorder and make its experiment the active one.
 
@@ -170,6 +178,8 @@ class ExpManager:
             See `Experiment.start`.
         uri : str or path, optional
             Another store, until this run ends.
+        parent_id : str, optional
+            The recorder that a new one belongs to; default: the one that is active.
 
         Returns
         -------
@@ -188,6 +198,7 @@ class ExpManager:
             recorder_id=recorder_id,
             recorder_name=recorder_name,
             resume=resume,
+            parent_id=parent_id,
         )[1]
 
     def _start(
@@ -196,13 +207,17 @@ class ExpManager:
         uri: str | PathLike[str] | None = None,
         experiment_id: str | None = None,
         experiment_name: str | None = None,
+        parent_id: str | None = None,
         **recorder: Any,
     ) -> tuple[_Layer, Experiment]:
+        outer = self._active_layer()
         with contextlib.ExitStack() as stack:
             if uri is not None:
                 stack.enter_context(self.uri_context(uri))
             experiment = self._find_or_create(experiment_id, experiment_name)
-            experiment.start(**recorder)
+            if parent_id is None and outer is not None and outer.place.store == self.store:
+                parent_id = _active_recorder_id(outer)
+            experiment.start(parent_id=parent_id, **recorder)
             # The run keeps the store it was started in, whatever becomes the default.
             layer = _Layer(self, self._place, experiment)
         _push(layer)
@@ -367,20 +382,128 @@ class ExpManager:
         ExperimentNotFoundError
             If there is none.
         RecorderStateError
-            If it is active in this process.
+            If one of its recorders is active, here or in another process, or online. Nothing was
+            changed.
         """
         if experiment_id is None and experiment_name is None:
             raise MissingArgumentError("delete_exp needs experiment_id or experiment_name.")
         experiment = self._find(experiment_id, experiment_name)
-        recorders = self.store.list_recorders(experiment.id)
-        active = [identity for identity, _ in recorders if exits.is_open(identity)]
+        table = search(self.store, [experiment.id])
+        active = [one for one in table.column("attributes", "run_id") if exits.is_open(one)]
         if active:
             raise RecorderStateError(
                 f"experiment {experiment.name!r} is active and cannot be deleted: this process "
                 f"runs its recorders {active}. Nothing was changed. Leave the R.start block, or "
                 "call end_run of the recorder, first."
             )
+        refuse_deletion(table, table.column("attributes", "run_id"))
         self.store.discard_experiment(experiment.id)
+
+    def restore_exp(self, experiment_name: str) -> Experiment:
+        """Bring back the experiment of a name (or id) that was deleted last.
+
+        Raises
+        ------
+        TrashEntryNotFoundError
+            If there is none in the trash.
+        RestoreError
+            If there is one of that name again. Nothing was changed.
+        """
+        return self._find(restore_experiment(self.store, experiment_name).experiment_id, None)
+
+    # --- recorders of all experiments ---
+
+    def search(
+        self,
+        experiment_ids: str | Sequence[str] | None = None,
+        filter_string: str = "",
+        run_view_type: int = ACTIVE_ONLY,
+        max_results: int | None = None,
+        order_by: str | Sequence[str] | None = None,
+    ) -> RecorderTable:
+        """Return the recorders that match, as columns; see `search_records`."""
+        ids = [experiment_ids] if isinstance(experiment_ids, str) else experiment_ids
+        return search(
+            self.store,
+            ids,
+            filter_string=filter_string,
+            run_view_type=run_view_type,
+            max_results=max_results,
+            order_by=order_by,
+        )
+
+    def search_records(
+        self, experiment_ids: str | Sequence[str] | None = None, **kwargs: Any
+    ) -> pd.DataFrame:
+        """Return the recorders that match as a DataFrame.
+
+        Parameters
+        ----------
+        experiment_ids : str or sequence of str, optional
+            Default: all experiments.
+        filter_string : str, default ""
+            MLflow's language, with ``OR``, ``NOT``, parentheses, ``IN`` and ``IS NULL``:
+            ``"metrics.IC > 0.05 and (params.model = 'LGB' or tags.mark IS NOT NULL)"``.
+        run_view_type : {1, 2, 3}, default 1
+            Recorders that are there, deleted ones, or both.
+        max_results : int, optional
+            At most so many.
+        order_by : str or sequence of str, optional
+            As ``"metrics.IC DESC"``; by default, and among equals, newest first.
+
+        Returns
+        -------
+        DataFrame
+            One row per recorder: ``run_id``, ``run_name``, ``experiment_id``, ``status``,
+            ``start_time``, ``end_time``, ``parent_id``, ``metrics.*``, ``params.*``, ``tags.*``;
+            NaN or None where a recorder has no such value.
+
+        Raises
+        ------
+        FilterError
+            If the filter or the order has a mistake. It tells where.
+        """
+        return self.search(experiment_ids, **kwargs).as_frame()
+
+    def find_recorder(self, recorder_id: str) -> Recorder:
+        """Return a recorder of any experiment.
+
+        Parameters
+        ----------
+        recorder_id : str
+            Its id, or a beginning or ending of it that no other has.
+
+        Raises
+        ------
+        RecorderNotFoundError
+            If there is none, or there are several.
+        """
+        store = self.store
+        experiments = store.list_experiments()
+        for experiment in experiments:
+            if store.read_recorder(experiment.id, recorder_id) is not None:
+                return _experiment(store, experiment).get_recorder(recorder_id)
+        names = [(one, name) for one in experiments for name in store.recorder_names(one.id)]
+        meant = [
+            (one, name)
+            for one, name in names
+            if name.startswith(recorder_id) or name.endswith(recorder_id)
+        ]
+        if not recorder_id or len(meant) != 1:
+            known = [name for _, name in meant or names]
+            raise RecorderNotFoundError("id", recorder_id, experiment="any", known=known)
+        ((experiment, name),) = meant
+        return _experiment(store, experiment).get_recorder(name)
+
+    def restore_recorder(self, recorder_id: str) -> Recorder:
+        """Bring back a deleted recorder; see `Experiment.restore_recorder`."""
+        entries = restore_recorder(self.store, recorder_id)
+        return self._find(entries[0].experiment_id, None).get_recorder(recorder_id)
+
+
+def _active_recorder_id(layer: _Layer) -> str | None:
+    active = None if layer.experiment is None else layer.experiment.active_recorder
+    return None if active is None else active.id
 
 
 def _experiment(store: Store, record: ExperimentRecord) -> Experiment:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import getpass
 import os
-import socket
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ..errors import CorruptRecordError
 from ..storage.artifacts import Digest
 from ..storage.codec import NotPlainError, decode, encode
 from ..storage.documents import Document, new_document
+from ..storage.index import ID, REVISION
 from ..types import Json
 from ..version import EXPERIMENT_FORMAT, RECORDER_FORMAT, STORE_FORMAT
+from .liveness import this_process
 
 __all__ = [
     "EXPERIMENT_KIND",
@@ -32,7 +33,9 @@ __all__ = [
     "ExperimentRecord",
     "MetricPoint",
     "RecorderRecord",
+    "Session",
     "encode_param",
+    "index_row",
     "local_time",
     "new_experiment",
     "new_recorder",
@@ -46,6 +49,8 @@ __all__ = [
 STORE_KIND: Final = "qwf-store"
 EXPERIMENT_KIND: Final = "qwf-experiment"
 RECORDER_KIND: Final = "qwf-recorder"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,10 @@ class ArtifactEntry:
         return form
 
 
+# One process that ran a recorder, as it stands in the file.
+Session: TypeAlias = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class RecorderRecord:
     """One recorder as its file tells it."""
@@ -115,6 +124,8 @@ class RecorderRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, MetricPoint] = field(default_factory=dict)
     artifacts: Mapping[str, ArtifactEntry] = field(default_factory=dict)
+    sessions: Sequence[Session] = ()
+    parent_id: str | None = None
 
 
 def utc_now() -> str:
@@ -126,8 +137,7 @@ def local_time(stored: str | None) -> str | None:
     """Return a stored moment as Qlib shows it: local time, ``YYYY-MM-DD HH:MM:SS``."""
     if stored is None:
         return None
-    moment = datetime.fromisoformat(stored.removesuffix("Z")).replace(tzinfo=timezone.utc)
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return _moment(stored).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def new_store() -> Document:
@@ -142,8 +152,16 @@ def new_experiment(identity: str, name: str) -> Document:
     )
 
 
-def new_recorder(identity: str, name: str, experiment_id: str, status: str) -> Document:
-    """Return the document of a recorder that starts now."""
+def new_recorder(
+    identity: str,
+    name: str,
+    experiment_id: str,
+    status: str,
+    *,
+    parent_id: str | None = None,
+    session: Mapping[str, Json] | None = None,
+) -> Document:
+    """Return the document of a recorder that starts now, in a session of this process."""
     params: dict[str, Json] = {"cmd-sys.argv": " ".join(sys.argv)}
     params |= {key: value for key, value in os.environ.items() if key.startswith("_QLIB_")}
     now = utc_now()
@@ -154,9 +172,10 @@ def new_recorder(identity: str, name: str, experiment_id: str, status: str) -> D
         name=name,
         experiment_id=experiment_id,
         status=status,
+        parent_id=parent_id,
         started_at=now,
         ended_at=None,
-        sessions=[new_session(now)],
+        sessions=[dict(session or new_session(), started_at=now)],
         params=params,
         tags={},
         metrics={},
@@ -164,15 +183,15 @@ def new_recorder(identity: str, name: str, experiment_id: str, status: str) -> D
     )
 
 
-def new_session(started_at: str) -> dict[str, Json]:
+def new_session() -> dict[str, Json]:
     """Return the entry of one process that runs a recorder: resuming adds another."""
     return {
-        "started_at": started_at,
+        "started_at": utc_now(),
         "ended_at": None,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
+        **this_process(),
         "user": _user(),
         "argv": list(sys.argv),
+        "cwd": _working_directory(),
     }
 
 
@@ -180,6 +199,13 @@ def _user() -> str | None:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container without an entry for this uid
+        return None
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
         return None
 
 
@@ -230,17 +256,63 @@ def parse_recorder(document: Document, path: Path) -> RecorderRecord:
             id=path.parent.name,
             name=_field(document, path, "name", str),
             status=_field(document, path, "status", str),
-            started_at=document.get("started_at"),
-            ended_at=document.get("ended_at"),
+            started_at=_time(document, "started_at"),
+            ended_at=_time(document, "ended_at"),
             params={key: decode(value) for key, value in params.items()},
             tags=_field(document, path, "tags", dict),
             metrics={key: _metric(form) for key, form in metrics.items()},
             artifacts={name: parse_artifact(form) for name, form in artifacts.items()},
+            sessions=_sessions(document, path),
+            parent_id=document.get("parent_id"),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, CorruptRecordError):
             raise
         raise CorruptRecordError(path, f"a field is not as written ({error!r})") from error
+
+
+def _time(document: Document, name: str) -> str | None:
+    stored = document.get(name)
+    if stored is not None:
+        _moment(stored)  # raises if it is none
+    return stored
+
+
+def _sessions(document: Document, path: Path) -> list[Session]:
+    sessions = document.get("sessions", [])
+    if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
+        raise CorruptRecordError(path, f"the field 'sessions' is {sessions!r}")
+    return sessions
+
+
+def index_row(record: RecorderRecord, revision: int) -> dict[tuple[str, str], Any]:
+    """Return what the index knows of a recorder: plain values under (family, key).
+
+    Params as text, of each metric the latest value, times also in milliseconds.
+    """
+    row: dict[tuple[str, str], Any] = {
+        ID: record.id,
+        REVISION: revision,
+        ("attributes", "run_name"): record.name,
+        ("attributes", "status"): record.status,
+        ("attributes", "started_at"): record.started_at,
+        ("attributes", "ended_at"): record.ended_at,
+        ("attributes", "start_time"): _milliseconds(record.started_at),
+        ("attributes", "end_time"): _milliseconds(record.ended_at),
+        ("attributes", "parent_id"): record.parent_id,
+    }
+    row.update((("params", key), str(value)) for key, value in record.params.items())
+    row.update((("tags", key), text) for key, text in record.tags.items())
+    row.update((("metrics", key), point.value) for key, point in record.metrics.items())
+    return row
+
+
+def _milliseconds(stored: str | None) -> int | None:
+    return None if stored is None else (_moment(stored) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _moment(stored: str) -> datetime:
+    return datetime.fromisoformat(stored.removesuffix("Z")).replace(tzinfo=timezone.utc)
 
 
 def _field(document: Document, path: Path, name: str, kind: type) -> Any:

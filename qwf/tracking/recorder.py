@@ -22,18 +22,19 @@ from ..errors import (
 )
 from ..storage import layout
 from ..storage.documents import Document
-from . import exits
+from . import exits, pulse
 from .artifacts import ArtifactArea, files_below, joined
+from .liveness import HEARTBEAT_SECONDS, beat
 from .metadata import (
     ArtifactEntry,
-    RecorderRecord,
     encode_param,
-    local_time,
     new_recorder,
     new_session,
     utc_now,
 )
 from .metrics import MetricLog, Observation, latest, read_observations
+from .run import DEFAULT_RECORDER_NAME, Run
+from .status import check_transition
 from .store import Store
 
 if TYPE_CHECKING:
@@ -41,16 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_RECORDER_NAME", "Recorder"]
 
-# Qlib's name; scripts ask for it.
-DEFAULT_RECORDER_NAME: Final = "mlflow_recorder"
-
-# Shown for a recorder whose file is damaged, and with it its name.
-_BROKEN_NAME: Final = "(broken)"
-
 _logger: Final = logging.getLogger("qwf.tracking")
 
 
-class Recorder:
+class Recorder(Run):
     """One run of an experiment.
 
     A recorder is made by an `Experiment`. Before `start_run` it exists only in memory (``id`` is
@@ -60,123 +55,19 @@ class Recorder:
     Notes
     -----
     *Readers* in other processes see each change whole, as soon as the call that made it returns.
-    *A crash* loses nothing that a call returned from; it leaves the status RUNNING.
+    *A crash* loses nothing that a call returned from; the status is then shown as LOST.
     """
 
-    STATUS_S: Final = "SCHEDULED"
-    STATUS_R: Final = "RUNNING"
-    STATUS_FI: Final = "FINISHED"
-    STATUS_FA: Final = "FAILED"
-    # Shown for a recorder whose file is damaged; never written.
-    STATUS_BROKEN: Final = "BROKEN"
-    STATUSES: Final = (STATUS_S, STATUS_R, STATUS_FI, STATUS_FA)
-
-    def __init__(self, store: Store, experiment_id: str, name: str | None = None) -> None:
-        self._store = store
-        self.experiment_id = experiment_id
-        self.id: str | None = None
-        if name is not None and (type(name) is not str or not name):
-            raise UnsafeNameError("a recorder", name, "a non-empty string is expected")
-        self.name = DEFAULT_RECORDER_NAME if name is None else name
-        self.status: str = self.STATUS_S
-        self._started_at: str | None = None
-        self._ended_at: str | None = None
+    def __init__(
+        self,
+        store: Store,
+        experiment_id: str,
+        name: str | None = None,
+        parent_id: str | None = None,
+    ) -> None:
+        super().__init__(store, experiment_id, name, parent_id)
         self._session: object = None  # when this process started or resumed it
         self._metric_log: MetricLog | None = None
-
-    @classmethod
-    def _of(
-        cls, store: Store, experiment_id: str, recorder_id: str, record: RecorderRecord | None
-    ) -> Recorder:
-        """Return the recorder that a listing found; without a record it is a broken one."""
-        recorder = cls(store, experiment_id, name=_BROKEN_NAME if record is None else record.name)
-        recorder.id = recorder_id
-        recorder.status = cls.STATUS_BROKEN
-        if record is not None:
-            recorder._show(record)
-        return recorder
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(info={self.info})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Recorder):
-            return NotImplemented
-        return self is other or (self.id is not None and self.id == other.id)
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        where = (type(self), self._store.root, self.experiment_id, self.id, self.name)
-        return _reopened, where
-
-    @property
-    def start_time(self) -> str | None:
-        """When it was first started: local time, ``YYYY-MM-DD HH:MM:SS``; None before."""
-        return local_time(self._started_at)
-
-    @property
-    def end_time(self) -> str | None:
-        """When it ended last: local time, ``YYYY-MM-DD HH:MM:SS``; None while it runs."""
-        return local_time(self._ended_at)
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """Qlib's summary: class, id, name, experiment_id, start_time, end_time, status."""
-        return {
-            "class": "Recorder",
-            "id": self.id,
-            "name": self.name,
-            "experiment_id": self.experiment_id,
-            "start_time": self.start_time,
-            "end_time": self.end_time,
-            "status": self.status,
-        }
-
-    # --- where it lies ---
-
-    @property
-    def uri(self) -> str:
-        """The store that holds this recorder, whatever the active one is."""
-        return str(self._store.root)
-
-    @property
-    def artifact_uri(self) -> str:
-        """The directory of the artifacts; see `get_artifact_uri`."""
-        return self.get_artifact_uri()
-
-    def get_artifact_uri(self) -> str:
-        """Return the directory of the artifacts.
-
-        Raises
-        ------
-        RecorderStateError
-            If the recorder was never started.
-        """
-        return str(self._directory / layout.ARTIFACTS)
-
-    def get_local_dir(self) -> str:
-        """Return the directory of this recorder, which holds ``artifacts/``.
-
-        Raises
-        ------
-        RecorderStateError
-            If the recorder was never started.
-        """
-        return str(self._directory)
-
-    @property
-    def _directory(self) -> Path:
-        return self._store.recorder_directory(self.experiment_id, self._known_id())
-
-    def _known_id(self) -> str:
-        if self.id is None:
-            raise RecorderStateError(
-                f"recorder {self.name!r} was never started, so nothing of it is on disk. "
-                "Start it with R.start or start_run first."
-            )
-        return self.id
 
     # --- life cycle ---
 
@@ -189,18 +80,25 @@ class Recorder:
             if self.id is None:
                 self._create()
             else:
-                session = new_session(utc_now())
-                self._session = session["started_at"]
-                self._update(partial(self._resumed, session=session))
+                self._resume()
         except NotDurableError:  # it runs all the same
-            exits.keep(self._known_id(), self._end_at_exit)
+            self._keep()
             raise
-        exits.keep(self._known_id(), self._end_at_exit)
+        self._keep()
         return self
+
+    def _keep(self) -> None:
+        """Have it ended with this process, and its life be seen by others until then."""
+        identity = self._known_id()
+        exits.keep(identity, self._end_at_exit)
+        path = self._directory / layout.RECORDER_FILE
+        pulse.watch(("heartbeat", identity), partial(beat, path), seconds=HEARTBEAT_SECONDS)
 
     def _create(self) -> None:
         identity = layout.new_recorder_id()
-        document = new_recorder(identity, self.name, self.experiment_id, self.STATUS_R)
+        document = new_recorder(
+            identity, self.name, self.experiment_id, self.STATUS_R, parent_id=self.parent_id
+        )
         refused: NotDurableError | None = None
         try:
             self._store.create_recorder(self.experiment_id, identity, document)
@@ -211,20 +109,45 @@ class Recorder:
         if refused is not None:
             raise refused
 
+    def _resume(self) -> None:
+        if self._refreshed().status == self.status == self.STATUS_R and not exits.is_open(
+            self._known_id()
+        ):
+            _logger.warning("recorder %s is resumed while another process runs it", self.id)
+        session = new_session()
+        self._session = session["started_at"]
+        self._update(partial(self._resumed, session=session))
+
     def _resumed(self, document: Document, *, session: dict[str, Any]) -> Document:
+        check_transition(self.id, document["status"], self.STATUS_R)
         sessions = [*document.get("sessions", []), session]
         return {**document, "status": self.STATUS_R, "ended_at": None, "sessions": sessions}
 
     def _end_at_exit(self, failed: bool) -> None:
         self.end_run(self.STATUS_FA if failed else self.STATUS_FI)
 
-    def end_run(self, status: str = STATUS_S) -> None:
+    def pause(self) -> None:
+        """Set this recorder aside: PAUSED, until it is resumed by any process.
+
+        Raises
+        ------
+        RecorderStateError
+            If it does not run. Nothing was changed.
+        """
+        self._known_id()
+        self.end_run(self.STATUS_P)
+
+    def end_run(self, status: str = Run.STATUS_S) -> None:
         """End this recorder with a status. One that was never started is left as it is.
+
+        Any process may end a recorder whose own process has died.
 
         Raises
         ------
         UnknownStatusError
             If the status is none of `STATUSES`. Nothing was changed.
+        RecorderStateError
+            If the status cannot follow the present one. Nothing was changed.
 
         Notes
         -----
@@ -245,15 +168,18 @@ class Recorder:
             # sees that it has ended, and sums up itself.
             self._sum_up()
         exits.release(self.id)
+        pulse.unwatch(("heartbeat", self.id))
         if failure is not None:
             raise failure
 
     def _ended(self, document: Document, *, status: str, summary: dict[str, Any]) -> Document:
+        check_transition(self.id, document["status"], status)
         now = utc_now()
         sessions = [dict(one) for one in document.get("sessions", [])]
         for session in sessions:
-            if session["started_at"] == self._session:
-                session["ended_at"] = now
+            # Who ends a recorder without having run it does so for those who cannot any more.
+            if session["started_at"] == self._session or self._session is None:
+                session["ended_at"] = session.get("ended_at") or now
         return {
             **document,
             "status": status,
@@ -349,7 +275,7 @@ class Recorder:
         except FileNotFoundError as error:
             raise RecorderNotFoundError("id", self.id, experiment=self.experiment_id) from error
         # The `end_run` of this process sums up. One elsewhere may have been already.
-        if not exits.is_open(self._known_id()) and self._refreshed().status != self.STATUS_R:
+        if not exits.is_open(self._known_id()) and self._read()["status"] != self.STATUS_R:
             failure = self._close_metrics()
             self._sum_up()
             if failure is not None:
@@ -539,37 +465,6 @@ class Recorder:
     def _artifacts(self) -> ArtifactArea:
         return ArtifactArea(self._directory, read=self._read, update=self._update)
 
-    # --- the record ---
-
-    def _read(self) -> Document:
-        document = self._store.read_recorder(self.experiment_id, self._known_id())
-        if document is None:
-            raise RecorderNotFoundError("id", self.id, experiment=self.experiment_id)
-        return document
-
-    def _refreshed(self) -> RecorderRecord:
-        record = self._store.parse(self.experiment_id, self._known_id(), self._read())
-        self._show(record)
-        return record
-
-    def _update(self, change: Callable[[Document], Document]) -> Document:
-        identity = self._known_id()
-
-        def checked(document: Document) -> Document:
-            self._store.parse(self.experiment_id, identity, document)  # a damaged one is refused
-            return change(document)
-
-        try:
-            document = self._store.update_recorder(self.experiment_id, identity, checked)
-        except FileNotFoundError as error:
-            raise RecorderNotFoundError("id", identity, experiment=self.experiment_id) from error
-        self._show(self._store.parse(self.experiment_id, identity, document))
-        return document
-
-    def _show(self, record: RecorderRecord) -> None:
-        self.name, self.status = record.name, record.status
-        self._started_at, self._ended_at = record.started_at, record.ended_at
-
 
 def _step(step: object) -> int:
     if step is None:
@@ -583,14 +478,3 @@ def _step(step: object) -> int:
             f"step is {step!r}; expected a whole number of at most 64 bits. Nothing was logged."
         )
     return int(whole)
-
-
-def _reopened(
-    cls: type[Recorder], root: Path, experiment_id: str, recorder_id: str | None, name: str
-) -> Recorder:
-    """Open a recorder again where it was, in the process that unpickles it."""
-    recorder = cls(Store(root), experiment_id, name)
-    recorder.id = recorder_id
-    if recorder_id is not None:
-        recorder._refreshed()
-    return recorder

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..errors import CorruptRecordError, ExpAlreadyExistError, FormatVersionError
 from ..storage import fsio, layout
@@ -28,8 +30,12 @@ from .metadata import (
     parse_experiment,
     parse_recorder,
 )
+from .status import RUNNING
 
-__all__ = ["Store"]
+__all__ = ["Examined", "Store"]
+
+# What was found in a recorder's directory: record and revision, an error, or nothing of ours.
+Examined: TypeAlias = "tuple[RecorderRecord, int] | Exception | None"
 
 _logger: Final = logging.getLogger("qwf.tracking")
 
@@ -143,7 +149,7 @@ class Store:
         FormatVersionError
             If a newer qwf wrote it.
         """
-        if not self._is_entry(experiment_id) or not self.check_version():
+        if not self.is_entry(experiment_id) or not self.check_version():
             return None
         path = self.experiment_directory(experiment_id) / layout.EXPERIMENT_FILE
         try:
@@ -177,7 +183,8 @@ class Store:
 
     def discard_experiment(self, experiment_id: str) -> Path:
         """Move an experiment to the trash in one rename, and return where it is."""
-        return self._discard(self.experiment_directory(experiment_id), experiment_id)
+        token = layout.new_trash_token()
+        return self._discard(self.experiment_directory(experiment_id), experiment_id, token)
 
     # --- recorders ---
 
@@ -199,7 +206,7 @@ class Store:
         CorruptRecordError
             If it is damaged.
         """
-        if not self._is_entry(recorder_id) or not self.check_version():
+        if not self.is_entry(recorder_id) or not self.check_version():
             return None
         path = self.recorder_directory(experiment_id, recorder_id) / layout.RECORDER_FILE
         try:
@@ -210,53 +217,86 @@ class Store:
     def update_recorder(
         self, experiment_id: str, recorder_id: str, change: Callable[[Document], Document]
     ) -> Document:
-        """Change the document of a recorder; see `update_document`."""
+        """Change the document of a recorder; see `update_document`.
+
+        A change of one that does not run is announced by a mark before, so that the index is
+        not believed any more.
+        """
         path = self.recorder_directory(experiment_id, recorder_id) / layout.RECORDER_FILE
-        return update_document(path, change, kind=RECORDER_KIND, version=RECORDER_FORMAT)
+        return update_document(
+            path,
+            change,
+            kind=RECORDER_KIND,
+            version=RECORDER_FORMAT,
+            announce=partial(self._announce, experiment_id, recorder_id),
+        )
+
+    def _announce(self, experiment_id: str, recorder_id: str, present: Document) -> None:
+        if present.get("status") == RUNNING:
+            return  # nobody takes it for ended
+        changes = self.experiment_directory(experiment_id) / layout.CHANGES
+        if not changes.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(changes.parent))
+        fsio.make_directories(changes)
+        fsio.create_mark(changes / layout.change_mark(recorder_id, present["revision"] + 1))
 
     def parse(self, experiment_id: str, recorder_id: str, document: Document) -> RecorderRecord:
         """Return what a recorder's document says."""
         directory = self.recorder_directory(experiment_id, recorder_id)
         return parse_recorder(document, directory / layout.RECORDER_FILE)
 
-    def list_recorders(self, experiment_id: str) -> Iterator[tuple[str, RecorderRecord | None]]:
-        """Yield id and record of each recorder, one file read each; None for a broken one."""
+    def recorder_names(self, experiment_id: str) -> list[str]:
+        """Return the names of the recorders of an experiment, and of foreign entries there."""
         if not self.check_version():
-            return
-        directory = self.experiment_directory(experiment_id) / layout.RECORDERS
+            return []
+        return fsio.list_names(self.experiment_directory(experiment_id) / layout.RECORDERS)
 
-        def read(recorder_id: str) -> RecorderRecord | None:
-            document = self.read_recorder(experiment_id, recorder_id)
-            return None if document is None else self.parse(experiment_id, recorder_id, document)
+    def examine_recorder(self, experiment_id: str, recorder_id: str) -> Examined:
+        """Return record and revision of a recorder; what is wrong with it; or None without one."""
+        if not self.is_entry(recorder_id) or not self.check_version():
+            return None
+        return self.examine_at(self.recorder_directory(experiment_id, recorder_id))
 
-        for name in fsio.list_names(directory):
-            try:
-                record = read(name)
-            except (CorruptRecordError, FormatVersionError) as error:
-                self._report(error)
-                yield name, None
-            except PermissionError as error:  # a colleague's, who has closed it to others
-                self._report(CorruptRecordError(directory / name, f"it cannot be read ({error})"))
-                yield name, None
-            else:
-                if record is not None:
-                    yield name, record
+    def examine_at(self, directory: Path) -> Examined:
+        """Do the same for a recorder's directory anywhere in the store.
 
-    def discard_recorder(self, experiment_id: str, recorder_id: str) -> Path:
-        """Move a recorder to the trash in one rename, and return where it is."""
+        What is wrong is reported once per process.
+        """
+        path = directory / layout.RECORDER_FILE
+        try:
+            document = read_document(path, kind=RECORDER_KIND, version=RECORDER_FORMAT)
+            return parse_recorder(document, path), document["revision"]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (CorruptRecordError, FormatVersionError) as error:
+            self._report(error)
+            return error
+        except PermissionError as error:  # a colleague's, who has closed it to others
+            self._report(CorruptRecordError(directory, f"it cannot be read ({error})"))
+            return error
+
+    def discard_recorder(self, experiment_id: str, recorder_id: str, token: str) -> Path:
+        """Move a recorder to the trash in one rename, and return where it is.
+
+        Those that go together have one token, see `layout.new_trash_token`.
+        """
         directory = self.recorder_directory(experiment_id, recorder_id)
-        return self._discard(directory, f"{experiment_id}@{recorder_id}")
+        return self._discard(directory, f"{experiment_id}@{recorder_id}", token)
 
     # --- shared ---
 
-    def _discard(self, directory: Path, entry: str) -> Path:
+    def index_directory(self, experiment_id: str) -> Path:
+        """Return where the index of an experiment is kept; it may be removed at any time."""
+        return self.root / layout.INDEX / experiment_id
+
+    def _discard(self, directory: Path, entry: str, token: str) -> Path:
         fsio.make_directories(self.root / layout.TRASH)
-        target = self.root / layout.TRASH / layout.trash_name(entry)
+        target = self.root / layout.TRASH / layout.trash_name(entry, token)
         fsio.move(directory, target)
         return target
 
     @staticmethod
-    def _is_entry(name: object) -> bool:
+    def is_entry(name: object) -> bool:
         """Whether an id can be a directory name of ours; it never leaves its directory."""
         if not isinstance(name, str) or name[:1] in ("", "."):
             return False

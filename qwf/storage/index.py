@@ -1,0 +1,258 @@
+"""A derived index of rows: what was read once need not be read again, by any process or node.
+
+An index is a directory of files of columns (`columns`) and of numbered manifests, each of which
+says which of those files hold, and what the owner of the index wants to know beside them. A
+manifest is never replaced: the next one gets the next number by `link`, so of two that build on
+the same one only one is kept, and nobody needs a lock. Later files win over earlier ones, row by
+row. Losing the directory, or finding it damaged, costs time only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import CorruptRecordError, FormatVersionError
+from ..types import Json
+from ..version import INDEX_FORMAT
+from . import fsio
+from .columns import ColumnFile, Key, encode_columns
+from .documents import encode_document, is_as_written, new_document, parse_document
+
+__all__ = ["ID", "REVISION", "Index", "Rows", "Snapshot"]
+
+# The two columns that every row has.
+ID: Final = ("row", "id")
+REVISION: Final = ("row", "revision")
+
+_KIND: Final = "qwf-index"
+_MANIFEST: Final = "manifest."
+_COLUMNS: Final = "columns."
+
+# A file of columns that no manifest names belongs to one that was never committed. Its writer is
+# given this long on the file server's clock.
+_ORPHAN_SECONDS: Final = 600.0
+
+# How often to look again when manifests or files vanish because a newer one has come.
+_ATTEMPTS: Final = 10
+
+
+class Rows:
+    """Rows in memory, with the columns that a `ColumnFile` has on disk."""
+
+    def __init__(self, rows: Sequence[Mapping[Key, Any]]) -> None:
+        self._rows = rows
+        self.rows = len(rows)
+
+    def keys(self, family: str) -> list[str]:
+        """Return the keys of a family that any row has, in the order in which they come."""
+        return list(dict.fromkeys(key for row in self._rows for of, key in row if of == family))
+
+    def column(self, family: str, key: str) -> list[Any]:
+        """Return one value per row; None where there is none."""
+        wanted = (family, key)
+        return [row.get(wanted) for row in self._rows]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one manifest says.
+
+    Attributes
+    ----------
+    number : int
+    facts : dict
+        What the owner has noted.
+    files : tuple of ColumnFile
+        Oldest first; a row of a later one replaces that of an earlier one.
+    """
+
+    number: int
+    facts: dict[str, Json]
+    files: tuple[ColumnFile, ...]
+
+
+class Index:
+    """The index in one directory, which need not exist.
+
+    Parameters
+    ----------
+    directory : Path
+    families : sequence of str
+        Of the columns, besides those of `ID` and `REVISION`.
+    """
+
+    def __init__(self, directory: Path, families: Sequence[str]) -> None:
+        self.directory = directory
+        self._families = ("row", *families)
+
+    def newest(self, known: Snapshot | None = None) -> Snapshot | None:
+        """Return the newest snapshot; `known` itself if that is still it.
+
+        None when there is no index, or when it cannot be read: it is then written anew.
+
+        Notes
+        -----
+        One listing of a directory when nothing has changed.
+        """
+        for _ in range(_ATTEMPTS):
+            names = fsio.list_names(self.directory)
+            number = max(map(_number, names), default=0)
+            if number == 0:
+                return None
+            if known is not None and number == known.number:
+                if {file.path.name for file in known.files}.issubset(names):
+                    return known
+                known = None  # somebody has removed the index, and others have made another
+            try:
+                return self._load(number)
+            except FileNotFoundError:
+                continue  # there is a newer one
+            except (CorruptRecordError, FormatVersionError):
+                return None
+        return None
+
+    def _load(self, number: int) -> Snapshot:
+        path = self.directory / f"{_MANIFEST}{number}"
+        data = fsio.read_bytes(path)
+        if not is_as_written(data):
+            raise CorruptRecordError(path, "it does not match its checksum")
+        document = parse_document(data, path, kind=_KIND, version=INDEX_FORMAT)
+        files = tuple(ColumnFile(self.directory / name) for name in document["files"])
+        return Snapshot(number, document["facts"], files)
+
+    def verify(self) -> None:
+        """Read all of the newest snapshot.
+
+        Raises
+        ------
+        CorruptRecordError
+            If a part of it is damaged.
+        """
+        for _ in range(_ATTEMPTS):
+            number = max(map(_number, fsio.list_names(self.directory)), default=0)
+            try:
+                for file in self._load(number).files if number else ():
+                    file.verify()
+            except FileNotFoundError as error:
+                missing = error
+                continue
+            return
+        raise CorruptRecordError(self.directory, f"a file of it is missing ({missing})")
+
+    def commit(
+        self,
+        base: Snapshot | None,
+        rows: Rows,
+        facts: dict[str, Json],
+        *,
+        without: Collection[str] = (),
+    ) -> Snapshot | None:
+        """Add rows to a snapshot, unless others have added to it before.
+
+        Parameters
+        ----------
+        base : Snapshot or None
+            What the new one builds on; None for nothing, also when what is there is damaged.
+        rows : Rows
+            Replace those of the same id.
+        facts : dict
+            Replace those of `base`.
+        without : collection of str
+            Ids whose rows are not needed any more.
+
+        Returns
+        -------
+        Snapshot or None
+            None if somebody was faster. Nothing is left then.
+
+        Notes
+        -----
+        *Readers* see the old or the new snapshot. *A crash* leaves the old one, and maybe files
+        that a later commit removes. Files are merged so that there are few: each is at least
+        twice as large as the next, so a row is written again about log2(rows) times.
+        """
+        fsio.make_directories(self.directory)
+        names = fsio.list_names(self.directory)
+        numbers = [number for number in map(_number, names) if number]
+        number = 1 + (max(numbers, default=0) if base is None else base.number)
+        kept, merged = self._split(() if base is None else base.files, rows.rows)
+        if not {file.path.name for file in kept}.issubset(names):
+            return None  # somebody has removed the index
+        files = list(kept)
+        if rows.rows or merged:
+            files.append(self._write([*merged, rows], without))
+        document = new_document(
+            _KIND, INDEX_FORMAT, facts=facts, files=[file.path.name for file in files]
+        )
+        if not fsio.create_whole(
+            self.directory / f"{_MANIFEST}{number}", encode_document(document), durable=False
+        ):
+            for file in files[len(kept) :]:
+                fsio.remove_file(file.path)
+            return None
+        self._tidy(names, number, files)
+        return Snapshot(number, facts, tuple(files))
+
+    @staticmethod
+    def _split(
+        files: Sequence[ColumnFile], rows: int
+    ) -> tuple[Sequence[ColumnFile], Sequence[ColumnFile]]:
+        """Return the files to keep, and those to merge with the new rows."""
+        first = len(files)
+        while first and files[first - 1].rows < 2 * rows:
+            first -= 1
+            rows += files[first].rows
+        return files[:first], files[first:]
+
+    def _write(self, parts: Sequence[ColumnFile | Rows], without: Collection[str]) -> ColumnFile:
+        seen = set(without)
+        selected: list[tuple[ColumnFile | Rows, list[int]]] = []
+        for part in reversed(parts):
+            ids = part.column(*ID)
+            selected.append((part, [row for row, one in enumerate(ids) if one not in seen]))
+            seen.update(ids)
+        selected.reverse()
+        count = sum(len(positions) for _, positions in selected)
+        columns = {key: _gathered(selected, key) for key in self._keys(parts)}
+        path = self.directory / f"{_COLUMNS}{secrets.token_hex(8)}"
+        fsio.write_atomic(path, encode_columns(columns, count), durable=False)
+        return ColumnFile(path)
+
+    def _keys(self, parts: Iterable[ColumnFile | Rows]) -> list[Key]:
+        found: dict[Key, None] = {ID: None, REVISION: None}
+        for part in parts:
+            for family in self._families:
+                found.update(dict.fromkeys((family, key) for key in part.keys(family)))
+        return list(found)
+
+    def _tidy(self, names: Iterable[str], number: int, files: Sequence[ColumnFile]) -> None:
+        """Remove what the manifest of this number does not need; that it is gone harms nobody."""
+        needed = {file.path.name for file in files}
+        with contextlib.suppress(OSError):
+            now = fsio.modified_at(self.directory / f"{_MANIFEST}{number}")
+            for name in names:
+                path = self.directory / name
+                old = 0 < _number(name) < number
+                if name.startswith(_COLUMNS) and name not in needed:
+                    # Merged ones are taken for orphans too: a reader may still be at them.
+                    old = now - fsio.modified_at(path) > _ORPHAN_SECONDS
+                if old:
+                    fsio.remove_file(path)
+
+
+def _number(name: str) -> int:
+    number = name.removeprefix(_MANIFEST)
+    return int(number) if number != name and number.isdecimal() else 0
+
+
+def _gathered(selected: Sequence[tuple[ColumnFile | Rows, list[int]]], key: Key) -> list[Any]:
+    values: list[Any] = []
+    for part, positions in selected:
+        column = part.column(*key)
+        values += [column[row] for row in positions]
+    return values

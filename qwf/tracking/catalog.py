@@ -1,0 +1,431 @@
+"""All recorders of one experiment as a table, without reading again what has not changed.
+
+A recorder that has ended is put into the index, and its file is not read again by anybody until a
+mark in ``changes/`` announces another revision: every change of an ended recorder makes one before
+it is committed (`Store.update_recorder`). One that runs is read at each listing. Which recorders
+there are, their directory tells; it is listed again when its modification time has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import CorruptRecordError, FormatVersionError, QwfError
+from ..storage import fsio, layout
+from ..storage.columns import ColumnFile, Key
+from ..storage.index import ID, REVISION, Index, Rows, Snapshot
+from .liveness import Observer
+from .metadata import index_row
+from .metrics import latest, read_observations
+from .status import BROKEN, LOST, RUNNING
+from .store import Examined, Store
+from .table import FAMILIES, Identified, Part, RecorderTable, Selected
+
+__all__ = ["Catalog", "catalog_of"]
+
+_logger: Final = logging.getLogger("qwf.tracking")
+
+# So many files are read again at a listing before it is worth writing an index.
+_FEW: Final = 16
+
+# The grain of a file server's clock, with a margin: two changes of a directory within it may
+# leave the same modification time.
+_GRAIN_SECONDS: Final = 2.0
+
+# Names that are not in the index, as foreign ones, are remembered up to this number.
+_MOST_OTHERS: Final = 1000
+
+# A filesystem on which a small file takes longer to read is read by several threads at once.
+_SLOW_SECONDS: Final = 0.0005
+_THREADS: Final = 16
+
+# The name of a recorder whose file is damaged, and with it its name.
+_BROKEN_NAME: Final = "(broken)"
+
+# Values of columns that one experiment keeps in memory; beyond that they are read again.
+_MOST_VALUES: Final = 4_000_000
+
+
+class _Segment:
+    """A file of columns of the index, whose columns are kept when they were read."""
+
+    def __init__(self, file: ColumnFile, reread: Callable[[Sequence[str]], Rows]) -> None:
+        self._file, self._reread = file, reread
+        self.name = file.path.name
+        self.rows = file.rows
+        self._columns: dict[Key, list[Any]] = {}
+        self._instead: Rows | None = None
+        self.ids: list[str] = self.column(*ID)
+        self.revisions: list[int] = self.column(*REVISION)
+
+    def keys(self, family: str) -> Iterable[str]:
+        return self._file.keys(family) if self._instead is None else self._instead.keys(family)
+
+    def column(self, family: str, key: str) -> list[Any]:
+        values = self._columns.get((family, key))
+        if values is None:
+            values = self._read(family, key)
+            if len(self._columns) * self.rows > _MOST_VALUES:
+                self._columns.clear()
+            self._columns[family, key] = values
+        return values
+
+    def _read(self, family: str, key: str) -> list[Any]:
+        if self._instead is None:
+            try:
+                return self._file.column(family, key)
+            except (FileNotFoundError, CorruptRecordError):
+                if family == ID[0]:
+                    raise
+                # Removed or damaged after it was opened: the recorders themselves tell.
+                self._instead = self._reread(self.ids)
+                self._columns.clear()
+        return self._instead.column(family, key)
+
+
+class _Going:
+    """Recorders that have not ended; their metrics are in journals, and read when asked for."""
+
+    def __init__(self, rows: Sequence[dict[Key, Any]], directories: Sequence[Path]) -> None:
+        self._plain = Rows(rows)
+        self._directories = directories
+        self._metrics: list[dict[str, float]] | None = None
+        self.rows = len(rows)
+
+    def keys(self, family: str) -> Iterable[str]:
+        if family != "metrics":
+            return self._plain.keys(family)
+        return {key for one in self._latest() for key in one}
+
+    def column(self, family: str, key: str) -> list[Any]:
+        if family != "metrics":
+            return self._plain.column(family, key)
+        return [one.get(key) for one in self._latest()]
+
+    def _latest(self) -> list[dict[str, float]]:
+        if self._metrics is None:
+            self._metrics = [_metrics_of(directory) for directory in self._directories]
+        return self._metrics
+
+
+def _metrics_of(directory: Path) -> dict[str, float]:
+    try:
+        points = latest(read_observations(directory))
+    except (CorruptRecordError, FormatVersionError) as error:
+        _logger.warning("%s", error)
+        return {}
+    return {key: point.value for key, point in points.items()}
+
+
+class Catalog:
+    """The recorders of one experiment; shared by all threads of this process.
+
+    Notes
+    -----
+    Nothing that this holds decides anything: recorders are changed and loaded from their files.
+    """
+
+    def __init__(self, store: Store, experiment_id: str) -> None:
+        self._store = store
+        self._experiment_id = experiment_id
+        self._directory = store.experiment_directory(experiment_id) / layout.RECORDERS
+        self._changes = store.experiment_directory(experiment_id) / layout.CHANGES
+        self._index = Index(store.index_directory(experiment_id), FAMILIES)
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._segments: list[_Segment] = []
+        # Ended recorders that this process has read and that are in no snapshot yet.
+        self._read: dict[str, dict[Key, Any]] = {}
+        self._known: dict[str, int] = {}  # revision per ended recorder
+        self._names: set[str] = set()
+        self._others: set[str] = set()  # names of what is not known to have ended
+        self._stamp: tuple[int, int] | None = None
+        self._seen_at = 0.0  # when this stamp was seen first
+        self._trusted = False  # whether no change can hide behind the stamp
+        self._table: RecorderTable | None = None
+        self._writable = True
+
+    def table(self) -> RecorderTable:
+        """Return all recorders that there are, the one that started last first.
+
+        Notes
+        -----
+        Files are read for recorders that run or have changed since the index was written. Three
+        directories are asked what is new in them. Nobody is waited for; *readers* that race with
+        a change see the recorder before or after it.
+        """
+        with self._lock:
+            marks = self._marks()
+            # In this order: a mark that is gone is in the snapshot which is looked for now.
+            self._look_for_snapshot()
+            self._look_for_names()
+            doubtful = {
+                one for one, revision in marks.items() if self._known.get(one, 0) < revision
+            }
+            going, broken = self._look_at(self._others | (doubtful & self._names))
+            table = self._assembled(going, broken)
+            self._write_index(marks, len(doubtful))
+            return table
+
+    # --- what is new ---
+
+    def _marks(self) -> dict[str, int]:
+        """Return the highest revision that is announced for each recorder."""
+        marks: dict[str, int] = {}
+        for name in fsio.list_names(self._changes):
+            parsed = layout.parse_change_mark(name)
+            if parsed is not None:
+                marks[parsed[0]] = max(parsed[1], marks.get(parsed[0], 0))
+        return marks
+
+    def _look_for_snapshot(self) -> None:
+        newest = self._index.newest(self._snapshot)
+        if newest is self._snapshot and (newest is not None or not self._writable):
+            return
+        if newest is None or (self._snapshot and newest.number < self._snapshot.number):
+            # The index was removed, and with it what told which marks were taken into account.
+            self._forget()
+        try:
+            self._take(newest)
+        except (FileNotFoundError, CorruptRecordError):
+            self._forget()
+
+    def _take(self, snapshot: Snapshot | None) -> None:
+        """Know what a snapshot knows, besides what was read in this process since."""
+        if snapshot is None:
+            return
+        kept = {segment.name: segment for segment in self._segments}
+        segments = [
+            kept.get(file.path.name) or _Segment(file, self._reread) for file in snapshot.files
+        ]
+        known: dict[str, int] = {}
+        for segment in segments:
+            known.update(zip(segment.ids, segment.revisions, strict=True))
+        facts = snapshot.facts
+        others, gone = _names_of(facts.get("others")), _names_of(facts.get("gone"))
+        first = self._stamp is None
+        for one in gone | (others if first else others & self._others):
+            known.pop(one, None)
+        for one, row in list(self._read.items()):
+            if row[REVISION] <= known.get(one, 0):
+                del self._read[one]
+            else:
+                known[one] = row[REVISION]
+        self._snapshot, self._segments, self._known = snapshot, segments, known
+        self._table = None
+        directory = facts.get("directory")
+        if first and isinstance(directory, list):
+            self._stamp, self._trusted = (int(directory[0]), int(directory[1])), True  # type: ignore[arg-type]  # written by us
+            self._names, self._others = set(known) | others, others
+        else:
+            self._others = {one for one in self._names if one not in known}
+
+    def _look_for_names(self) -> None:
+        """List the recorders again, unless nothing can have come or gone."""
+        try:
+            stamp = fsio.stamp(self._directory)
+        except (FileNotFoundError, NotADirectoryError):
+            self._forget()
+            return
+        now = time.monotonic()
+        if stamp != self._stamp:
+            self._stamp, self._seen_at, self._trusted = stamp, now, False
+        if self._trusted:
+            return
+        self._trusted = now - self._seen_at > _GRAIN_SECONDS or self._is_quiet(stamp)
+        names = set(fsio.list_names(self._directory))
+        if names != self._names:
+            self._names = names
+            for one in self._known.keys() - names:
+                del self._known[one]
+                self._read.pop(one, None)
+            self._others = names - self._known.keys()
+            self._table = None
+
+    def _is_quiet(self, stamp: tuple[int, int]) -> bool:
+        """Whether the directory was last changed so long ago that another change would show."""
+        if self._snapshot is None or not self._writable:
+            return False
+        try:
+            now = fsio.server_time(self._index.directory / "now")
+        except OSError:
+            return False
+        return now - stamp[1] / 1e9 > _GRAIN_SECONDS
+
+    # --- reading ---
+
+    def _look_at(self, names: Collection[str]) -> tuple[_Going, list[str]]:
+        """Read recorders; keep those that have ended, return the others."""
+        observer = Observer()
+        going: list[dict[Key, Any]] = []
+        broken: list[str] = []
+        for name, found in self._documents(sorted(names)):
+            if found is None:  # a foreign entry, or deleted meanwhile
+                continue
+            if isinstance(found, Exception):
+                broken.append(name)
+                self._unlearn(name)
+                continue
+            record, revision = found
+            row = index_row(record, revision)
+            if record.status == RUNNING:
+                path = self._directory / name / layout.RECORDER_FILE
+                if observer.is_lost(record.sessions, path):
+                    row["attributes", "status"] = LOST
+                going.append(row)
+                self._unlearn(name)
+            elif self._known.get(name) != revision:
+                self._read[name], self._known[name] = row, revision
+                self._others.discard(name)
+                self._table = None
+        return _Going(going, [self._directory / row[ID] for row in going]), broken
+
+    def _unlearn(self, name: str) -> None:
+        """Forget that a recorder has ended."""
+        if self._known.pop(name, None) is not None:
+            self._read.pop(name, None)
+            self._others.add(name)
+            self._table = None
+
+    def _documents(self, names: Sequence[str]) -> Iterator[tuple[str, Examined]]:
+        begin = time.perf_counter()
+        for name in names[:_FEW]:
+            yield name, self._document(name)
+        if len(names) <= _FEW:
+            return
+        if time.perf_counter() - begin < _SLOW_SECONDS * _FEW:
+            for name in names[_FEW:]:
+                yield name, self._document(name)
+            return
+        with ThreadPoolExecutor(_THREADS) as pool:
+            rest = names[_FEW:]
+            yield from zip(rest, pool.map(self._document, rest), strict=True)
+
+    def _document(self, name: str) -> Examined:
+        return self._store.examine_recorder(self._experiment_id, name)
+
+    def _reread(self, ids: Sequence[str]) -> Rows:
+        """Return the rows of recorders from their files, in the place of a file that is gone."""
+        rows = []
+        for name in ids:
+            found = self._document(name)
+            known = isinstance(found, tuple)
+            rows.append(index_row(*found) if known else {ID: name, REVISION: 0})  # type: ignore[misc]  # a tuple
+        return Rows(rows)
+
+    # --- the table ---
+
+    def _assembled(self, going: _Going, broken: Sequence[str]) -> RecorderTable:
+        if self._table is None:
+            self._table = RecorderTable([*self._ended()]).newest_first()
+        if not going.rows and not broken:
+            return self._table
+        rows = [
+            {ID: name, ("attributes", "run_name"): _BROKEN_NAME, ("attributes", "status"): BROKEN}
+            for name in broken
+        ]
+        parts: list[Part] = [self._identified(going), self._identified(Rows(rows)), self._table]
+        return RecorderTable(parts).newest_first()
+
+    def _ended(self) -> Iterator[Identified]:
+        missing = dict(self._known)
+        fresh = [row for one, row in self._read.items() if missing.pop(one, None) is not None]
+        yield self._identified(Rows(fresh))
+        for segment in reversed(self._segments):
+            positions = []
+            for position, one in enumerate(segment.ids):
+                if missing.pop(one, None) is not None:
+                    positions.append(position)
+            yield self._identified(Selected(segment, positions))
+
+    def _identified(self, part: Part) -> Identified:
+        return Identified(part, self._experiment_id)
+
+    # --- writing ---
+
+    def _write_index(self, marks: dict[str, int], doubtful: int) -> None:
+        """Put into the index what has ended, if it is much or was asked for in vain."""
+        stale = self._snapshot is not None and self._is_worth_a_stamp()
+        much = len(self._read) >= _FEW or (doubtful >= _FEW and bool(self._read))
+        if not self._writable or not (much or stale):
+            return
+        facts: dict[str, Any] = {"others": [], "gone": [], "directory": None}
+        indexed = {one for segment in self._segments for one in segment.ids} | self._read.keys()
+        facts["gone"] = sorted(indexed - self._known.keys())
+        if len(self._others) + len(facts["gone"]) <= _MOST_OTHERS:
+            facts["others"] = sorted(self._others)
+            facts["directory"] = list(self._stamp or ()) if self._trusted else None
+        rows = Rows(list(self._read.values()))
+        try:
+            written = self._index.commit(self._snapshot, rows, facts, without=facts["gone"])
+        except (OSError, QwfError) as error:
+            # A store that may only be read, or a full disk: the next process reads all again.
+            self._writable = isinstance(error, FileNotFoundError)
+            _logger.debug("no index of %s is written: %s", self._directory, error)
+            return
+        if written is not None:
+            self._take(written)
+            self._remove_spent(marks)
+
+    def _is_worth_a_stamp(self) -> bool:
+        """Whether others would list many names in vain because the snapshot trusts no stamp."""
+        assert self._snapshot is not None
+        return (
+            self._trusted
+            and len(self._names) > _MOST_OTHERS >= len(self._others)
+            and self._snapshot.facts.get("directory") != list(self._stamp or ())
+        )
+
+    def _remove_spent(self, marks: dict[str, int]) -> None:
+        """Remove the marks of revisions that the snapshot has."""
+        with contextlib.suppress(OSError):
+            for name in fsio.list_names(self._changes):
+                parsed = layout.parse_change_mark(name)
+                if parsed is not None and parsed[1] <= min(
+                    marks.get(parsed[0], 0), self._known.get(parsed[0], 0)
+                ):
+                    fsio.remove_file(self._changes / name)
+
+
+def _names_of(fact: object) -> set[str]:
+    return set(fact) if isinstance(fact, list) else set()
+
+
+# --- one catalog per experiment ----------------------------------------------------------------
+
+_MOST_CATALOGS: Final = 64
+_catalogs: OrderedDict[tuple[Path, str], Catalog] = OrderedDict()
+_catalogs_lock = threading.Lock()
+
+
+def _forget_catalogs() -> None:
+    global _catalogs_lock
+    _catalogs_lock = threading.Lock()
+    _catalogs.clear()
+
+
+# A thread of the parent may hold one of the locks at the moment of the fork.
+os.register_at_fork(after_in_child=_forget_catalogs)
+
+
+def catalog_of(store: Store, experiment_id: str) -> Catalog:
+    """Return the catalog of an experiment, the same object while it is in use."""
+    key = store.root, experiment_id
+    with _catalogs_lock:
+        found = _catalogs.pop(key, None) or Catalog(store, experiment_id)
+        _catalogs[key] = found
+        if len(_catalogs) > _MOST_CATALOGS:
+            _catalogs.popitem(last=False)
+    return found
