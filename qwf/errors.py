@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from typing import Any
+from unicodedata import combining, east_asian_width
 
 from .version import __version__
 
@@ -21,6 +22,7 @@ __all__ = [
     "DataError",
     "ExpAlreadyExistError",
     "ExperimentNotFoundError",
+    "FilterError",
     "FormatVersionError",
     "InstantiationError",
     "LoadObjectError",
@@ -281,6 +283,49 @@ class UnknownStatusError(QwfError, AssertionError, ValueError):
             f"unknown recorder status {self.status!r}; {suggest(self.status, self.known)} "
             "Nothing was changed."
         )
+
+
+class FilterError(QwfError, ValueError):
+    """A filter or an order of a search that cannot be understood.
+
+    `position` counts the characters of `text` from 0.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        position: int,
+        *,
+        found: str,
+        expected: str,
+        hint: str = "",
+        what: str = "filter",
+    ) -> None:
+        super().__init__()
+        self.text, self.position, self.what = text, position, what
+        self.found, self.expected, self.hint = found, expected, hint
+
+    def __str__(self) -> str:
+        sentence = (
+            f"the {self.what} has a mistake at position {self.position}: found {self.found}, "
+            f"expected {self.expected}{self.hint and '; '}{self.hint or '.'}"
+        )
+        # What is quoted from the text may be of several lines.
+        return f"{' '.join(sentence.splitlines())}\n{_pointed_at(self.text, self.position)}"
+
+
+def _pointed_at(text: str, position: int) -> str:
+    """Return the part of the text around a position, and below it a caret."""
+    start = max(text.rfind("\n", 0, position) + 1, position - 60)
+    end = text.find("\n", position)
+    end = min(len(text) if end < 0 else end, position + 40)
+    shown = text[start:end].replace("\t", " ").replace("\r", " ")
+    # A terminal shows a Chinese character two columns wide, and an accent in none.
+    columns = sum(
+        0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1
+        for char in shown[: position - start]
+    )
+    return f"  {shown}\n  {' ' * columns}^"
 
 
 class LoadObjectError(QwfError):
