@@ -329,11 +329,12 @@ class FilterError(QwfError, ValueError):
         self.found, self.expected, self.hint = found, expected, hint
 
     def __str__(self) -> str:
-        return (
+        sentence = (
             f"the {self.what} has a mistake at position {self.position}: found {self.found}, "
-            f"expected {self.expected}{self.hint and '; '}{self.hint or '.'}\n"
-            f"{_pointed_at(self.text, self.position)}"
+            f"expected {self.expected}{self.hint and '; '}{self.hint or '.'}"
         )
+        # What is quoted from the text may be of several lines.
+        return f"{' '.join(sentence.splitlines())}\n{_pointed_at(self.text, self.position)}"
 
 
 def _pointed_at(text: str, position: int) -> str:
