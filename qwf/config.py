@@ -15,7 +15,11 @@ from .errors import ConfigError, suggest
 
 __all__ = ["C", "Config", "add_guard", "init"]
 
-PICKLE_POLICIES: Final = ("trusted", "restricted", "never")
+# Setting -> the values it may have.
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "pickle_policy": ("trusted", "restricted", "never"),
+    "provenance": ("full", "light", "off"),
+}
 
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "uri": "qwf_store",
@@ -25,6 +29,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "logging_level": None,
     "pickle_policy": "trusted",
     "pickle_allow": (),
+    "provenance": "full",
 }
 
 _ENVIRONMENT: Final[Mapping[str, str]] = {
@@ -32,6 +37,7 @@ _ENVIRONMENT: Final[Mapping[str, str]] = {
     "default_exp_name": "QWF_DEFAULT_EXP_NAME",
     "provider_uri": "QWF_PROVIDER_URI",
     "pickle_policy": "QWF_PICKLE_POLICY",
+    "provenance": "QWF_PROVENANCE",
 }
 
 # Settings of Qlib for servers, markets and caches that a plain directory has no use for. Scripts
@@ -102,7 +108,7 @@ class Config:
             return self._values[name]
         variable = _ENVIRONMENT.get(name)
         if variable is not None and variable in os.environ:
-            return os.environ[variable]
+            return _from_environment(name, variable)
         return _DEFAULTS[name]
 
     def __getitem__(self, name: str) -> Any:
@@ -206,6 +212,12 @@ def init(default_conf: str = "client", **settings: Any) -> None:
             dates, arrays, frames, and what the modules in ``pickle_allow`` define.
         ``pickle_allow`` : sequence of str
             Modules (with all below them) or ``module.Class`` names that ``restricted`` may load.
+        ``provenance`` : {"full", "light", "off"}, default "full"
+            What a run captures of its surroundings when it starts. ``full``: Python, the versions
+            of packages, and of the git repository of your script (else of the working directory)
+            the commit, the branch, what was changed since, and the names of new files; the
+            changes may hold what you would not commit. ``light``: the same without git. ``off``:
+            nothing of it. Default: ``QWF_PROVENANCE``, else ``full``.
         ``skip_if_reg`` : bool, default False
             Do nothing when `init` was called before.
 
@@ -236,6 +248,8 @@ def _from_qlib(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"exp_manager has to be a dict with 'kwargs', not {manager!r}.")
         for name, value in manager.get("kwargs", {}).items():
             values.setdefault(name, value)
+    if values.get("provenance") is False:
+        values["provenance"] = "off"  # which YAML reads as False unless it is quoted
     return values
 
 
@@ -246,11 +260,9 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(
                 f"unknown setting {name!r}: {suggest(name, known)} Nothing was changed."
             )
-    policy = values.get("pickle_policy")
-    if policy is not None and policy not in PICKLE_POLICIES:
-        raise ConfigError(
-            f"pickle_policy is {policy!r}; {suggest(policy, PICKLE_POLICIES)} Nothing was changed."
-        )
+    for name in _CHOICES:
+        if name in values:
+            _check_choice(name, values[name], name)
     if "uri" in values and not isinstance(values["uri"], (str, os.PathLike)):
         raise ConfigError(f"uri is {values['uri']!r}; expected a path. Nothing was changed.")
     allow = values.get("pickle_allow", ())
@@ -268,6 +280,20 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
             f"logging_level is {level!r}; {suggest(level, levels)} Nothing was changed."
         )
     return dict(values)
+
+
+def _from_environment(name: str, variable: str) -> str:
+    value = os.environ[variable]
+    if name in _CHOICES:
+        _check_choice(name, value, f"the environment variable {variable}")
+    return value
+
+
+def _check_choice(name: str, value: object, shown: str) -> None:
+    if value not in _CHOICES[name]:
+        raise ConfigError(
+            f"{shown} is {value!r}; {suggest(value, _CHOICES[name])} Nothing was changed."
+        )
 
 
 def _items(value: Any) -> list[Any]:

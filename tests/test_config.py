@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import qwf
 from qwf import C, R
@@ -30,6 +31,10 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(tmp_path: Path) -> 
     "settings",
     [
         {"pickle_policy": "sometimes"},
+        {"pickle_policy": None},
+        {"provenance": "ful"},
+        {"provenance": None},
+        {"provenance": True},
         {"pickle_allow": "sklearn"},
         {"uri": 3},
         {"exp_manager": "MLflowExpManager"},
@@ -153,3 +158,36 @@ def test_a_value_that_would_fail_later_is_refused_now(
     with pytest.raises(ConfigError):
         qwf.init(uri=tmp_path / "two", **settings)
     assert R.get_uri() == str(tmp_path / "one")
+
+
+def test_runs_capture_their_surroundings_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("QWF_PROVENANCE", raising=False)
+    assert Config().provenance == "full"
+    monkeypatch.setenv("QWF_PROVENANCE", "off")
+    assert Config().provenance == "off"
+    qwf.init(provenance="light")
+    assert C.provenance == "light"
+
+
+def test_a_bare_off_in_yaml_switches_off() -> None:
+    qwf.init(**yaml.safe_load("provenance: off"))
+    assert C.provenance == "off"
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [("QWF_PROVENANCE", "provenance"), ("QWF_PICKLE_POLICY", "pickle_policy")],
+)
+def test_an_impossible_value_in_the_environment_is_refused_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, variable: str, setting: str
+) -> None:
+    monkeypatch.setenv(variable, "sometimes")
+    with pytest.raises(ConfigError, match=f"variable {variable} is 'sometimes'; there are: "):
+        getattr(Config(), setting)
+
+
+def test_a_misspelt_choice_is_told_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="provenance is 'ful'; did you mean 'full'"):
+        qwf.init(provenance="ful")
