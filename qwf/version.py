@@ -9,6 +9,7 @@ __all__ = [
     "FRAME_FORMAT",
     "INDEX_FORMAT",
     "JOURNAL_FORMAT",
+    "PROVENANCE_FORMAT",
     "RECORDER_FORMAT",
     "STORE_FORMAT",
     "__version__",
@@ -23,3 +24,4 @@ RECORDER_FORMAT: Final = 1  # recorder.json
 JOURNAL_FORMAT: Final = 1  # metrics.*.journal
 FRAME_FORMAT: Final = 1  # the "qwf" entry in the metadata of a parquet artifact
 INDEX_FORMAT: Final = 1  # index/: derived, so an unknown version is written anew
+PROVENANCE_FORMAT: Final = 1  # provenance/*.json

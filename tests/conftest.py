@@ -26,6 +26,11 @@ settings.register_profile("nightly", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+# Whether git has answered yet would make the files of a store differ from run to run; what tests
+# this sets it back.
+os.environ.setdefault("QWF_PROVENANCE", "light")
+
+
 @pytest.fixture
 def settings_restored() -> Iterator[None]:
     """Give the process its settings back, and fail if a run was left active."""
@@ -56,6 +61,7 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
 
     def run(source: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         environment = {key: text for key, text in os.environ.items() if key[:4] != "QWF_"}
+        environment["QWF_PROVENANCE"] = os.environ["QWF_PROVENANCE"]
         root = str(Path(qwf.__file__).parent.parent)
         known = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else root

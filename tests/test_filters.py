@@ -693,7 +693,7 @@ def test_any_rows_are_sorted_by_value_then_start_then_id(
     ("text", "near", "rows"),
     [
         ("status = 'finished'", "'FINISHED'", []),
-        ("status != 'KILLED'", "'FINISHED'", [0]),
+        ("status != 'KILLED'", "'FAILED'", [0]),
         ("status IN ('FINISHED', 'FAILD')", "'FAILED'", [0]),
     ],
 )

@@ -17,11 +17,11 @@ from ..errors import ConfigError, NotAStoreError, UnsafeNameError
 __all__ = [
     "ARTIFACTS",
     "CHANGES",
-    "ENVIRONMENTS",
     "EXPERIMENTS",
     "EXPERIMENT_FILE",
     "INDEX",
     "LOCK_FILE",
+    "PROVENANCE",
     "QUARANTINE",
     "RECORDERS",
     "RECORDER_FILE",
@@ -54,7 +54,7 @@ TRASH: Final = "trash"
 QUARANTINE: Final = "quarantine"
 CHANGES: Final = "changes"
 INDEX: Final = "index"
-ENVIRONMENTS: Final = "environments"
+PROVENANCE: Final = "provenance"
 
 _METRICS_PREFIX: Final = "metrics."
 _METRICS_SUFFIX: Final = ".journal"

@@ -36,6 +36,7 @@ from .metrics import MetricLog, Observation, latest, read_observations
 from .run import DEFAULT_RECORDER_NAME, Run
 from .status import check_transition
 from .store import Store
+from .surroundings import Surroundings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,7 @@ class Recorder(Run):
     ) -> None:
         super().__init__(store, experiment_id, name, parent_id)
         self._session: object = None  # when this process started or resumed it
+        self._surroundings: Surroundings | None = None
         self._metric_log: MetricLog | None = None
 
     # --- life cycle ---
@@ -90,6 +92,8 @@ class Recorder(Run):
     def _keep(self) -> None:
         """Have it ended with this process, and its life be seen by others until then."""
         identity = self._known_id()
+        if self._surroundings is not None:
+            self._surroundings.note_later(identity, self._note_surroundings)
         exits.keep(identity, self._end_at_exit)
         path = self._directory / layout.RECORDER_FILE
         pulse.watch(("heartbeat", identity), partial(beat, path), seconds=HEARTBEAT_SECONDS)
@@ -97,7 +101,12 @@ class Recorder(Run):
     def _create(self) -> None:
         identity = layout.new_recorder_id()
         document = new_recorder(
-            identity, self.name, self.experiment_id, self.STATUS_R, parent_id=self.parent_id
+            identity,
+            self.name,
+            self.experiment_id,
+            self.STATUS_R,
+            parent_id=self.parent_id,
+            session=self._new_session(),
         )
         refused: NotDurableError | None = None
         try:
@@ -114,9 +123,23 @@ class Recorder(Run):
             self._known_id()
         ):
             _logger.warning("recorder %s is resumed while another process runs it", self.id)
-        session = new_session()
+        session = self._new_session()
         self._session = session["started_at"]
         self._update(partial(self._resumed, session=session))
+
+    def _new_session(self) -> dict[str, Any]:
+        self._surroundings = Surroundings(self._store.root)
+        return {**new_session(), **self._surroundings.references}
+
+    def _note_surroundings(self, answer: dict[str, Any]) -> None:
+        self._update(lambda doc: {**doc, "sessions": self._with_mine(doc, answer)})
+
+    def _with_mine(self, document: Document, facts: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the sessions of a document, with more facts about that of this process."""
+        return [
+            {**session, **facts} if session["started_at"] == self._session else session
+            for session in document.get("sessions", [])
+        ]
 
     def _resumed(self, document: Document, *, session: dict[str, Any]) -> Document:
         check_transition(self.id, document["status"], self.STATUS_R)
@@ -162,7 +185,8 @@ class Recorder(Run):
         log = self._metric_log or MetricLog(self._directory)
         others = log.others()
         log.sync_others()
-        self._update(partial(self._ended, status=status, summary=self._summary()))
+        facts = {} if self._surroundings is None else self._surroundings.finish(self.id)
+        self._update(partial(self._ended, status=status, facts=facts, summary=self._summary()))
         if log.others() != others:
             # Another process has logged meanwhile and saw the run still going. From now on it
             # sees that it has ended, and sums up itself.
@@ -172,10 +196,12 @@ class Recorder(Run):
         if failure is not None:
             raise failure
 
-    def _ended(self, document: Document, *, status: str, summary: dict[str, Any]) -> Document:
+    def _ended(
+        self, document: Document, *, status: str, facts: dict[str, Any], summary: dict[str, Any]
+    ) -> Document:
         check_transition(self.id, document["status"], status)
         now = utc_now()
-        sessions = [dict(one) for one in document.get("sessions", [])]
+        sessions = [dict(one) for one in self._with_mine(document, facts)]
         for session in sessions:
             # Who ends a recorder without having run it does so for those who cannot any more.
             if session["started_at"] == self._session or self._session is None:

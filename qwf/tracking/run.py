@@ -13,6 +13,7 @@ from . import exits, status
 from .liveness import Observer
 from .metadata import RecorderRecord, local_time
 from .store import Store
+from .surroundings import read_surroundings
 
 __all__ = ["DEFAULT_RECORDER_NAME", "LISTED", "Run"]
 
@@ -171,6 +172,19 @@ class Run:
         ``user``, ``argv``, ``cwd``.
         """
         return [dict(session) for session in self._refreshed().sessions]
+
+    def provenance(self) -> dict[str, Any]:
+        """Return in which surroundings this recorder was started or resumed last.
+
+        Returns
+        -------
+        dict
+            ``argv``, ``cwd``, ``host``, ``user``; as far as they were captured ``python``,
+            ``implementation``, ``platform``, ``packages`` (name -> version) and ``source``: the
+            ``commit``, ``branch``, ``patch`` and ``untracked`` names of the user's repository.
+        """
+        sessions = self._refreshed().sessions
+        return read_surroundings(self._store.root, sessions[-1]) if sessions else {}
 
     def _read(self) -> Document:
         document = self._store.read_recorder(self.experiment_id, self._known_id())
