@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,13 +87,23 @@ def test_a_damaged_journal_is_told(root: Path) -> None:
     assert "checksum" in finding.problem
 
 
-def test_foreign_entries_are_no_findings(root: Path) -> None:
+def test_foreign_entries_are_told_and_left_alone(
+    root: Path, snapshot: Callable[[Path], dict[str, bytes]]
+) -> None:
     for place in (root, root / "experiments", recorder_directory(root).parent):
         (place / ".ipynb_checkpoints").mkdir()
         (place / ".DS_Store").touch()
         (place / "stray").mkdir()
         (place / ".nfs000001").touch()
-    assert check(root) == []
+    before = snapshot(root)
+    findings = check(root, repair=True)
+    assert snapshot(root) == before
+    assert all(finding.foreign and not finding.repaired for finding in findings)
+    assert sorted(finding.path for finding in findings) == [
+        "experiments/e/recorders/stray",
+        "experiments/stray",
+        "stray",
+    ]
 
 
 def values(root: Path) -> object:

@@ -14,7 +14,7 @@ import pytest
 from qwf.storage import fsio, layout, lock
 from qwf.storage.documents import encode_document
 from qwf.testing.crash import crash_points
-from qwf.tracking import check
+from qwf.tracking import check_recorder
 from qwf.tracking.artifacts import ArtifactArea
 from qwf.tracking.check import Finding, check_store
 from qwf.tracking.manager import ExpManager
@@ -70,7 +70,7 @@ def test_an_artifact_saved_while_the_check_looks_is_not_set_aside(
     run: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.log_metrics(a=1)
-    during(monkeypatch, check, "read_journal", lambda: run.save_objects(model=[1, 2]))
+    during(monkeypatch, check_recorder, "read_journal", lambda: run.save_objects(model=[1, 2]))
     assert check_store(root_of(run), repair=True, older_than_seconds=0) == []
     assert run.load_object("model") == [1, 2]
 
@@ -140,10 +140,12 @@ def test_an_artifact_that_is_overwritten_while_the_check_measures_is_not_damaged
     run: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.save_objects(x="old")
-    during(monkeypatch, check, "measure_file", lambda: run.save_objects(x="new!"))
+    during(monkeypatch, check_recorder, "measure_file", lambda: run.save_objects(x="new!"))
     assert problems(root_of(run)) == []
     run.save_objects(x="old")
-    during(monkeypatch, check._Examiner, "_artifact", lambda: run.save_objects(x="new!"))
+    during(
+        monkeypatch, check_recorder.RecorderCheck, "_artifact", lambda: run.save_objects(x="new!")
+    )
     assert problems(root_of(run)) == []
 
 
@@ -154,10 +156,16 @@ def test_a_recorder_that_is_deleted_meanwhile_is_no_finding(
     run.save_objects(x=1)
     new_run(root_of(run)).save_objects(x=1)
 
-    def is_in_run(_: object, place: object, *__: object) -> bool:
-        return step == "_artifacts" or str(place).startswith(str(directory(run)))
+    def is_in_run(checked: check_recorder.RecorderCheck, *_: object, **__: object) -> bool:
+        return checked._directory == directory(run)
 
-    during(monkeypatch, check._Examiner, step, lambda: shutil.rmtree(directory(run)), is_in_run)
+    during(
+        monkeypatch,
+        check_recorder.RecorderCheck,
+        step,
+        lambda: shutil.rmtree(directory(run)),
+        is_in_run,
+    )
     assert problems(root_of(run), repair=True, older_than_seconds=0) == []
     assert not directory(run).exists()
 
@@ -169,7 +177,7 @@ def test_an_artifact_that_is_overwritten_after_it_was_measured_is_not_damaged(
     run: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.save_objects(x="old")
-    real, done = check.measure_file, []
+    real, done = check_recorder.measure_file, []
 
     def measure(path: Path) -> Any:
         found = real(path)
@@ -178,7 +186,7 @@ def test_an_artifact_that_is_overwritten_after_it_was_measured_is_not_damaged(
             run.save_objects(x="new!")
         return found
 
-    monkeypatch.setattr(check, "measure_file", measure)
+    monkeypatch.setattr(check_recorder, "measure_file", measure)
     assert problems(root_of(run)) == []
     assert done
 

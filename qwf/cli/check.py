@@ -16,12 +16,14 @@ def run_check(store: str | None, *, repair: bool, as_json: bool) -> int:
     """Print the findings and return 1 if something is left that is wrong, else 0."""
     root = parse_uri(C.uri if store is None else store)
     findings = check_store(root, repair=repair)
-    left = [finding for finding in findings if not finding.repaired]
+    foreign = [finding for finding in findings if finding.foreign]
+    left = [finding for finding in findings if not finding.repaired and not finding.foreign]
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            mark = "repaired" if finding.repaired else "wrong"
+            mark = "repaired" if finding.repaired else "foreign" if finding.foreign else "wrong"
             print(f"{mark:>8}  {finding.path}: {finding.problem} ({finding.action})")
-        print(f"{root}: {len(findings) - len(left)} repaired, {len(left)} wrong.")
+        repaired = len(findings) - len(left) - len(foreign)
+        print(f"{root}: {repaired} repaired, {len(left)} wrong, {len(foreign)} foreign.")
     return 1 if left else 0

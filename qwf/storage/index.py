@@ -75,6 +75,13 @@ class Snapshot:
     facts: dict[str, Json]
     files: tuple[ColumnFile, ...]
 
+    def revisions(self) -> dict[str, int]:
+        """Return the revision of each row, by id."""
+        found: dict[str, int] = {}
+        for file in self.files:
+            found.update(zip(file.column(*ID), file.column(*REVISION), strict=True))
+        return found
+
 
 class Index:
     """The index in one directory, which need not exist.

@@ -30,7 +30,7 @@ from .status import BROKEN, LOST, RUNNING
 from .store import Examined, Store
 from .table import FAMILIES, Identified, Part, RecorderTable, Selected
 
-__all__ = ["Catalog", "catalog_of"]
+__all__ = ["Catalog", "catalog_of", "marks_of"]
 
 _logger: Final = logging.getLogger("qwf.tracking")
 
@@ -126,6 +126,16 @@ def _metrics_of(directory: Path) -> dict[str, float]:
     return {key: point.value for key, point in points.items()}
 
 
+def marks_of(store: Store, experiment_id: str) -> dict[str, int]:
+    """Return the highest revision that is announced for each recorder that had ended before."""
+    marks: dict[str, int] = {}
+    for name in fsio.list_names(store.experiment_directory(experiment_id) / layout.CHANGES):
+        parsed = layout.parse_change_mark(name)
+        if parsed is not None:
+            marks[parsed[0]] = max(parsed[1], marks.get(parsed[0], 0))
+    return marks
+
+
 class Catalog:
     """The recorders of one experiment; shared by all threads of this process.
 
@@ -167,7 +177,7 @@ class Catalog:
         a change see the recorder before or after it.
         """
         with self._lock:
-            marks = self._marks()
+            marks = marks_of(self._store, self._experiment_id)
             # In this order: a mark that is gone is in the snapshot which is looked for now.
             self._look_for_snapshot()
             self._look_for_names()
@@ -180,15 +190,6 @@ class Catalog:
             return table
 
     # --- what is new ---
-
-    def _marks(self) -> dict[str, int]:
-        """Return the highest revision that is announced for each recorder."""
-        marks: dict[str, int] = {}
-        for name in fsio.list_names(self._changes):
-            parsed = layout.parse_change_mark(name)
-            if parsed is not None:
-                marks[parsed[0]] = max(parsed[1], marks.get(parsed[0], 0))
-        return marks
 
     def _look_for_snapshot(self) -> None:
         newest = self._index.newest(self._snapshot)

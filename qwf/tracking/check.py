@@ -1,71 +1,47 @@
 """What is wrong in a store, and what can be set right without losing anything.
 
-Repairing removes what unfinished writes left, finishes what was announced, writes anew what can be
-derived, and moves damaged records and unknown files into ``quarantine/``. It never deletes what a
-user has saved, and leaves damaged artifacts and files of a newer qwf where they are.
+Repairing finishes what was announced, ends runs whose process has died, writes anew what can be
+derived, and moves damaged records, unknown files and what unfinished writes left into
+``quarantine/``. It deletes nothing, and leaves damaged artifacts, foreign entries and files of a
+newer qwf where they are.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ..errors import CorruptRecordError, FormatVersionError, UnsafeNameError
-from ..storage import fsio, layout, lock
-from ..storage.artifacts import measure_file
+from ..errors import CorruptRecordError, FormatVersionError
+from ..storage import fsio, layout
 from ..storage.codec import load_json
 from ..storage.documents import Document, encode_document, is_as_written, read_document
-from ..storage.journal import read_journal, sound_lines, whole_size
-from ..version import EXPERIMENT_FORMAT, STORE_FORMAT
-from .metadata import (
-    EXPERIMENT_KIND,
-    STORE_KIND,
-    ArtifactEntry,
-    new_experiment,
-    new_store,
-    parse_artifact,
-)
-from .recorder import Recorder
+from ..storage.index import Index
+from ..version import EXPERIMENT_FORMAT, PROVENANCE_FORMAT, STORE_FORMAT
+from .catalog import marks_of
+from .check_recorder import RecorderCheck
+from .findings import UPGRADE, Finding, Remedy, Workbench, newer
+from .metadata import EXPERIMENT_KIND, STORE_KIND, new_experiment, new_store
 from .store import Store
+from .surroundings import PROVENANCE_KIND
+from .table import FAMILIES
 
 __all__ = ["Finding", "check_store"]
 
 _CLAIM: Final = re.compile(r".+\.json\.\d+")
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong in a store.
-
-    Attributes
-    ----------
-    path : str
-        Where, below the store.
-    problem : str
-    action : str
-        What was done about it, or what can be done.
-    repaired : bool
-        Whether nothing of it is left.
-    """
-
-    path: str
-    problem: str
-    action: str
-    repaired: bool = False
-
-
-@dataclass(frozen=True)
-class _Remedy:
-    """What `--repair` would do, and the function that does it and tells what it did."""
-
-    offer: str
-    apply: Callable[[], str]
+# What belongs into the directory of a store, and into that of an experiment.
+_OF_STORE: Final = {
+    layout.STORE_FILE,
+    layout.EXPERIMENTS,
+    layout.TRASH,
+    layout.QUARANTINE,
+    layout.INDEX,
+    layout.PROVENANCE,
+}
 
 
 def check_store(
@@ -86,50 +62,46 @@ def check_store(
     Returns
     -------
     list of Finding
-        Empty for a sound store.
+        Empty for a sound store without foreign entries.
 
     Notes
     -----
     Reads every artifact once, to compare its digest. May run beside writers.
     """
-    examiner = _Examiner(root, repair=repair, older_than_seconds=older_than_seconds)
-    return list(examiner.examine())
+    store = Store(root)
+    bench = Workbench(root, repair=repair, older_than_seconds=older_than_seconds)
+    return list(_StoreCheck(bench, store).findings())
 
 
-class _Examiner:
-    def __init__(self, root: Path, *, repair: bool, older_than_seconds: float) -> None:
-        self._root = root
-        self._store = Store(root)
-        self._repair = repair
-        self._older_than = older_than_seconds
-        self._now = _server_time(root)
+class _StoreCheck:
+    def __init__(self, bench: Workbench, store: Store) -> None:
+        self._bench, self._store, self._root = bench, store, store.root
 
-    def examine(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[Finding]:
         if not self._store.check_version():
-            yield self._finding(self._root, "there is no store here", "name another directory")
+            problem, action = "there is no store here", "name another directory"
+            yield self._bench.finding(self._root, problem, action)
             return
         path = self._root / layout.STORE_FILE
         yield from self._document(path, STORE_KIND, STORE_FORMAT, new_store)
+        for name in sorted(_shown(self._root)):
+            if name not in _OF_STORE:
+                yield self._bench.foreign(self._root / name)
         yield from self._leftovers()
-        for name in sorted(fsio.list_names(self._root / layout.EXPERIMENTS)):
+        for name in sorted(_shown(self._root / layout.EXPERIMENTS)):
             directory = self._store.experiment_directory(name)
             yield from self._unless_deleted(directory, self._experiment(name))
+        yield from self._indexes()
+        yield from self._trash()
+        yield from self._provenance()
 
     @staticmethod
     def _unless_deleted(directory: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
         try:
             yield from findings
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if fsio.exists(directory):
                 raise
-
-    def _finding(self, path: Path, problem: str, remedy: _Remedy | str) -> Finding:
-        where = path.relative_to(self._root).as_posix()
-        if isinstance(remedy, str):
-            return Finding(where, problem, remedy)
-        if self._repair:
-            return Finding(where, problem, remedy.apply(), repaired=True)
-        return Finding(where, problem, f"--repair {remedy.offer}")
 
     # --- documents ---
 
@@ -141,17 +113,17 @@ class _Examiner:
             read_document(path, kind=kind, version=version)
             yield from self._as_written(path)
         except FileNotFoundError:
-            yield self._finding(path, "it is missing", self._rewriting(path, fresh))
+            yield self._bench.finding(path, "it is missing", self._rewriting(path, fresh))
         except CorruptRecordError as error:
-            yield self._finding(path, error.reason, self._rewriting(path, fresh))
+            yield self._bench.finding(path, error.reason, self._rewriting(path, fresh))
 
-    def _rewriting(self, path: Path, fresh: Callable[[], Document]) -> _Remedy:
+    def _rewriting(self, path: Path, fresh: Callable[[], Document]) -> Remedy:
         def apply() -> str:
-            kept = f"; the old one is {self._copy_aside(path)}" if path.exists() else ""
+            kept = f"; the old one is {self._bench.copy_aside(path)}" if path.exists() else ""
             fsio.write_atomic(path, encode_document(fresh()))
             return f"it was written anew{kept}"
 
-        return _Remedy("writes it anew", apply)
+        return Remedy("writes it anew", apply)
 
     def _as_written(self, path: Path) -> Iterator[Finding]:
         data = fsio.read_bytes(path)
@@ -163,7 +135,7 @@ class _Examiner:
             return "it was accepted as it is"
 
         problem = "it does not match its checksum: edited by hand, or damaged"
-        yield self._finding(path, problem, _Remedy("accepts it as it is", apply))
+        yield self._bench.finding(path, problem, Remedy("accepts it as it is", apply))
 
     # --- what unfinished writes left ---
 
@@ -174,22 +146,12 @@ class _Examiner:
             for name in [*names, *files]:
                 path = Path(directory, name)
                 unfinished = fsio.is_temporary(name) or (claims and _CLAIM.fullmatch(name))
-                if unfinished and self._is_old(path):
-                    remedy = _Remedy("removes it", partial(self._remove, path))
-                    yield self._finding(path, "an unfinished write left it", remedy)
+                if unfinished and self._bench.is_old(path):
+                    yield self._bench.finding(
+                        path, "an unfinished write left it", self._bench.parking(path)
+                    )
             kept = (name for name in names if not fsio.is_temporary(name))
             names[:] = [name for name in kept if name != layout.QUARANTINE]
-
-    def _is_old(self, path: Path) -> bool:
-        try:
-            return self._now - path.lstat().st_mtime >= self._older_than
-        except FileNotFoundError:
-            return False
-
-    @staticmethod
-    def _remove(path: Path) -> str:
-        fsio.remove_tree(path)
-        return "it was removed"
 
     # --- experiments and recorders ---
 
@@ -198,160 +160,78 @@ class _Examiner:
         path = directory / layout.EXPERIMENT_FILE
         try:
             if self._store.read_experiment(name) is None:
-                return  # a foreign entry
+                yield self._bench.foreign(directory)
+                return
         except FormatVersionError as error:
-            yield self._finding(path, _newer(error), "upgrade qwf")
+            yield self._bench.finding(path, newer(error), UPGRADE)
             return
         fresh = partial(new_experiment, name, layout.decode_name(name))
         yield from self._document(path, EXPERIMENT_KIND, EXPERIMENT_FORMAT, fresh)
-        for recorder_id in sorted(fsio.list_names(directory / layout.RECORDERS)):
+        for recorder_id in sorted(_shown(directory / layout.RECORDERS)):
             place = self._store.recorder_directory(name, recorder_id)
-            yield from self._unless_deleted(place, self._recorder(name, recorder_id))
+            check = RecorderCheck(self._bench, self._store, name, recorder_id)
+            yield from self._unless_deleted(place, check.findings())
 
-    def _recorder(self, experiment_id: str, recorder_id: str) -> Iterator[Finding]:
-        directory = self._store.recorder_directory(experiment_id, recorder_id)
-        path = directory / layout.RECORDER_FILE
+    # --- what is derived, deleted or shared ---
+
+    def _indexes(self) -> Iterator[Finding]:
+        for name in sorted(_shown(self._root / layout.INDEX)):
+            directory = self._store.index_directory(name)
+            if fsio.exists(self._store.experiment_directory(name)):
+                problem = self._problem_of_index(name, directory)
+            else:
+                problem = "its experiment is not there any more"
+            if problem is not None:
+                yield self._bench.finding(directory, problem, self._bench.parking(directory))
+
+    def _problem_of_index(self, experiment_id: str, directory: Path) -> str | None:
+        index = Index(directory, FAMILIES)
         try:
-            document = self._store.read_recorder(experiment_id, recorder_id)
-            if document is None:
-                return  # a foreign entry
-            self._store.parse(experiment_id, recorder_id, document)
-        except FormatVersionError as error:
-            yield self._finding(path, _newer(error), "upgrade qwf")
-            return
-        except CorruptRecordError as error:
-            offer = "moves the recorder, artifacts and all, to quarantine/"
-            yield self._finding(path, error.reason, _Remedy(offer, partial(self._park, directory)))
-            return
-        yield from self._as_written(path)
-        yield from self._journals(directory, running=document["status"] == Recorder.STATUS_R)
-        yield from self._artifacts(experiment_id, recorder_id)
+            index.verify()
+        except (CorruptRecordError, FormatVersionError) as error:
+            return f"{error} It is derived and not needed"
+        snapshot = index.newest()
+        if snapshot is None:
+            return None
+        marks = marks_of(self._store, experiment_id)
+        for identity, revision in snapshot.revisions().items():
+            found = self._store.examine_recorder(experiment_id, identity)
+            known = isinstance(found, tuple) and found[1] <= max(revision, marks.get(identity, 0))
+            if isinstance(found, tuple) and not known:
+                return (
+                    f"it is older than the file of {identity}, which was replaced by other means "
+                    "than qwf; it is derived and not needed"
+                )
+        return None
 
-    def _journals(self, directory: Path, *, running: bool) -> Iterator[Finding]:
-        for name in sorted(filter(layout.is_metrics_file, fsio.list_names(directory))):
-            path = directory / name
-            remedy = _Remedy("keeps its sound lines", partial(self._keep_sound_lines, path))
+    def _trash(self) -> Iterator[Finding]:
+        for name in sorted(_shown(self._root / layout.TRASH)):
+            path = self._root / layout.TRASH / name
+            if layout.parse_trash_name(name) is None:
+                yield self._bench.foreign(path)
+            elif isinstance(found := self._store.examine_at(path), Exception):
+                reason = getattr(found, "reason", str(found))
+                yield self._bench.finding(path, reason, self._bench.parking(path))
+
+    def _provenance(self) -> Iterator[Finding]:
+        for name in sorted(_shown(self._root / layout.PROVENANCE)):
+            path = self._root / layout.PROVENANCE / name
             try:
-                list(read_journal(path))
+                read_document(path, kind=PROVENANCE_KIND, version=PROVENANCE_FORMAT)
+                sound = is_as_written(fsio.read_bytes(path))
+                problem = None if sound else "it does not match its checksum"
             except FormatVersionError as error:
-                yield self._finding(path, _newer(error), "upgrade qwf")
+                yield self._bench.finding(path, newer(error), UPGRADE)
                 continue
             except CorruptRecordError as error:
-                yield self._finding(path, error.reason, remedy)
-                continue
-            whole, size = whole_size(path)
-            if whole < size and not running:
-                problem = (
-                    f"its last {size - whole} bytes are no whole entry: a process died while it "
-                    "wrote them, or they are damaged"
-                )
-                yield self._finding(path, problem, remedy)
-
-    def _keep_sound_lines(self, path: Path) -> str:
-        kept = self._copy_aside(path)
-        fsio.write_atomic(path, sound_lines(path))
-        return f"its sound lines were kept; the old one is {kept}"
-
-    # --- artifacts ---
-
-    def _artifacts(self, experiment_id: str, recorder_id: str) -> Iterator[Finding]:
-        directory = self._store.recorder_directory(experiment_id, recorder_id)
-        root = directory / layout.ARTIFACTS
-
-        def entries() -> dict[str, ArtifactEntry]:
-            document = self._store.read_recorder(experiment_id, recorder_id)
-            forms = {} if document is None else document["artifacts"]  # deleted meanwhile
-            return {name: parse_artifact(form) for name, form in forms.items()}
-
-        try:
-            known = {layout.artifact_path(root, name): name for name in entries()}
-        except UnsafeNameError as error:
-            yield self._finding(directory / layout.RECORDER_FILE, str(error), "correct the name")
-            return
-        for path in sorted(root.rglob("*")):
-            unnamed = path.is_file() and path not in known and not fsio.is_temporary(path.name)
-            if unnamed and self._is_old(path):
-                park = partial(self._park_unnamed, path, directory, entries)
-                remedy = _Remedy("moves it to quarantine/", park)
-                yield self._finding(path, "no entry of the recorder names it", remedy)
-        for path, name in known.items():
-            settle = partial(self._settle, path, name, (experiment_id, recorder_id), directory)
-            yield from self._artifact(path, name, entries, settle)
-
-    def _artifact(
-        self,
-        path: Path,
-        name: str,
-        entries: Callable[[], dict[str, ArtifactEntry]],
-        settle: Callable[[], str],
-    ) -> Iterator[Finding]:
-        entry = entries().get(name)
-        while entry is not None:
-            found = measure_file(path) if path.exists() else None
-            before, entry = entry, entries().get(name)
-            if entry == before:  # else it was saved again meanwhile
-                break
-        if entry is None:
-            return
-        again = "save it again, or restore it from a copy"
-        if found is None:
-            yield self._finding(path, "the file of this artifact is missing", again)
-        elif found not in entry.accepted:
-            yield self._finding(path, f"damaged: {found}, recorded {entry.digest}", again)
-        elif entry.replaces is not None and self._now - entry.since >= self._older_than:
-            remedy = _Remedy("takes the file there as the artifact", settle)
-            yield self._finding(path, "it was being overwritten", remedy)
-
-    def _settle(self, path: Path, name: str, recorder: tuple[str, str], directory: Path) -> str:
-        with lock.hold(directory / f".{layout.ARTIFACTS}.lock"):
-            found = measure_file(path)
-
-            def change(document: Document) -> Document:
-                entry = parse_artifact(document["artifacts"][name])
-                settled = (entry.settled(found) or entry).as_json()
-                return {**document, "artifacts": {**document["artifacts"], name: settled}}
-
-            self._store.update_recorder(*recorder, change)
-        return "the file there is the artifact"
-
-    def _park_unnamed(
-        self, path: Path, directory: Path, entries: Callable[[], dict[str, ArtifactEntry]]
-    ) -> str:
-        root = directory / layout.ARTIFACTS
-        with lock.hold(directory / f".{layout.ARTIFACTS}.lock"):
-            if path in {layout.artifact_path(root, name) for name in entries()}:
-                return "it has got an entry meanwhile"
-            return self._park(path)
-
-    # --- quarantine ---
-
-    def _park(self, path: Path) -> str:
-        return f"it was moved to {self._set_aside(path)}"
-
-    def _set_aside(self, path: Path) -> str:
-        """Move an entry to the quarantine and return where it is, below the store."""
-        name = self._quarantine_name(path)
-        fsio.move(path, self._root / layout.QUARANTINE / name)
-        return f"{layout.QUARANTINE}/{name}"
-
-    def _copy_aside(self, path: Path) -> str:
-        """Copy a file to the quarantine, so that at every moment there is one of them."""
-        target = self._root / layout.QUARANTINE / self._quarantine_name(path)
-        copied, _, _ = fsio.copy_whole(path, target)
-        fsio.replace_with(copied, target)
-        return f"{layout.QUARANTINE}/{target.name}"
-
-    def _quarantine_name(self, path: Path) -> str:
-        fsio.make_directories(self._root / layout.QUARANTINE)
-        return layout.trash_name(path.relative_to(self._root).as_posix().replace("/", "@"))
+                problem = error.reason
+            if problem is not None:
+                yield self._bench.finding(path, problem, self._bench.parking(path))
 
 
-def _server_time(root: Path) -> float:
+def _shown(directory: Path) -> list[str]:
+    """Return the names in a directory but the hidden ones, which many programs leave everywhere."""
     try:
-        return fsio.server_time(root / layout.STORE_FILE)
-    except OSError:  # a store that may only be read: nobody writes to it either
-        return time.time()
-
-
-def _newer(error: FormatVersionError) -> str:
-    return f"it has format version {error.found}, newer than this qwf reads ({error.readable})"
+        return [name for name in fsio.list_names(directory) if name[:1] != "."]
+    except NotADirectoryError:
+        return []
