@@ -19,5 +19,5 @@ __version__: Final = "0.1.0"
 STORE_FORMAT: Final = 1  # qwf.json
 EXPERIMENT_FORMAT: Final = 1  # experiment.json
 RECORDER_FORMAT: Final = 1  # recorder.json
-JOURNAL_FORMAT: Final = 1  # metrics.*.journal
+JOURNAL_FORMAT: Final = 2  # metrics.*.journal; 2 has entries with many values
 FRAME_FORMAT: Final = 1  # the "qwf" entry in the metadata of a parquet artifact

@@ -33,7 +33,9 @@ from .metadata import (
     new_session,
     utc_now,
 )
-from .metrics import MetricLog, Observation, latest, read_observations
+from .metric_log import MetricLog, write_waiting
+from .metric_values import column_of_steps, columns_of_values, whole_step
+from .metrics import current, history
 from .store import Store
 
 if TYPE_CHECKING:
@@ -60,7 +62,8 @@ class Recorder:
     Notes
     -----
     *Readers* in other processes see each change whole, as soon as the call that made it returns.
-    *A crash* loses nothing that a call returned from; it leaves the status RUNNING.
+    *A crash* loses nothing that a call returned from, but the last moment of a burst of metrics
+    (see `log_metrics`); it leaves the status RUNNING.
     """
 
     STATUS_S: Final = "SCHEDULED"
@@ -245,6 +248,7 @@ class Recorder:
             # sees that it has ended, and sums up itself.
             self._sum_up()
         exits.release(self.id)
+        failure = self._logged_meanwhile(log, others) or failure
         if failure is not None:
             raise failure
 
@@ -332,34 +336,96 @@ class Recorder:
         TypeError
             If a value is no number, or the step no whole number of 64 bits. Nothing was logged,
             and later calls work.
+        RecorderNotFoundError
+            If the recorder was deleted.
 
         Notes
         -----
-        One append to a file that only this process writes: a few microseconds. It survives the
-        death of the process at once, the loss of power after `end_run`.
+        *Readers* in this process see a value at once, others after a fifth of a second at most.
+        *A crash* or ``kill -9`` loses that fifth, and only of values that come faster than ten
+        times a second. The loss of power loses nothing from before the last `end_run`.
+
+        *A full or failing disk* is never raised here: values wait in memory, up to a million, and
+        are tried again. That is logged as an error; if it lasts until `end_run`, that raises it.
+        (A run that has ended raises it at once.)
         """
         if not metrics:
             return
         if "" in metrics:
             raise UnsafeNameError("a metric", "", "a non-empty string is expected")
-        if self._metric_log is None:
-            self._metric_log = MetricLog(self._directory)
+        if type(step) is not int or not -(2**63) <= step < 2**63:
+            step = 0 if step is None else whole_step(step)
+        log = self._metric_log or self._new_log()
         try:
-            self._metric_log.append(metrics, _step(step))
+            log.append(metrics, step)
         except FileNotFoundError as error:
             raise RecorderNotFoundError("id", self.id, experiment=self.experiment_id) from error
         # The `end_run` of this process sums up. One elsewhere may have been already.
-        if not exits.is_open(self._known_id()) and self._refreshed().status != self.STATUS_R:
-            failure = self._close_metrics()
+        if not exits.is_open(self.id or ""):
+            self._logged_beside(log)
+
+    def log_metric_history(self, metrics: Any, steps: Any = None) -> None:
+        """Log many values of each metric at once.
+
+        Parameters
+        ----------
+        metrics : DataFrame or mapping of str to sequence
+            Name -> values, all of one length: lists, arrays, series. NaN is a value.
+        steps : sequence of int, optional
+            The step of each row. Default: the index of the frame if it is one of integers, else
+            0, 1, 2 ...
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name, value or step is impossible, or the lengths differ. Nothing was logged.
+        RecorderNotFoundError
+            If the recorder was deleted.
+
+        Notes
+        -----
+        As for `log_metrics`, but written at once.
+        """
+        columns = columns_of_values(metrics)
+        length = len(next(iter(columns.values()), ()))
+        column = column_of_steps(metrics, steps, length)
+        if not length:
+            return
+        log = self._metric_log or self._new_log()
+        try:
+            log.extend(column, columns)
+        except FileNotFoundError as error:
+            raise RecorderNotFoundError("id", self.id, experiment=self.experiment_id) from error
+        if not exits.is_open(self._known_id()):
+            self._logged_beside(log)
+
+    def _new_log(self) -> MetricLog:
+        self._metric_log = MetricLog(self._directory)
+        return self._metric_log
+
+    def _logged_beside(self, log: MetricLog) -> None:
+        """Finish logging into a run that no `end_run` of this process will end."""
+        if self._refreshed().status == self.STATUS_R:
+            self._write_at_exit(log.flush())
+            return
+        failure = self._close_metrics()
+        self._sum_up()
+        if failure is not None:
+            raise failure
+
+    def _logged_meanwhile(self, log: MetricLog, others: dict[str, int]) -> OSError | None:
+        """Catch up on threads of this process that have logged while it ended the run."""
+        known = self._metric_log is None or self._metric_log.is_closed
+        failure = self._close_metrics()
+        if not known or log.others() != others:
             self._sum_up()
-            if failure is not None:
-                raise failure
+        return failure
 
     def list_metrics(self) -> dict[str, float]:
         """Return the value of each metric at its highest step (of equal steps, the last logged)."""
         record = self._refreshed()
         ended = record.status in (self.STATUS_FI, self.STATUS_FA)
-        points = record.metrics if ended else latest(read_observations(self._directory))
+        points = record.metrics if ended else current(self._directory)
         return {key: point.value for key, point in points.items()}
 
     def metric_history(self, *keys: str) -> pd.DataFrame:
@@ -376,29 +442,22 @@ class Recorder:
             Columns ``key`` (str), ``step`` (int), ``time`` (datetime64[ns, UTC]), ``value``
             (float); one row per value.
         """
-        import pandas as pd
-
-        rows = [one for one in read_observations(self._directory) if not keys or one.key in keys]
-        frame = pd.DataFrame(rows, columns=list(Observation._fields))
-        moments = pd.to_datetime((frame["time"].astype(float) * 1e6).round().astype("int64"),
-                                 unit="us", utc=True)  # fmt: skip
-        return pd.DataFrame(
-            {
-                "key": frame["key"].astype(object),
-                "step": frame["step"].astype("int64"),
-                "time": moments.astype("datetime64[ns, UTC]"),
-                "value": frame["value"].astype(float),
-            }
-        )
+        return history(self._directory, keys)
 
     def _close_metrics(self) -> OSError | None:
         """Make what this process has logged durable; return the error if that fails."""
-        if self._metric_log is not None:
-            try:
-                self._metric_log.close()
-            except OSError as error:
-                return error
-        return None
+        write_waiting(self._directory)  # through other objects than this one
+        failure = None if self._metric_log is None else self._metric_log.close()
+        self._write_at_exit(failure)
+        return failure
+
+    def _write_at_exit(self, failure: OSError | None) -> None:
+        """Have the end of the program try again what was refused."""
+        key, log = f"metrics of {self.id}", self._metric_log
+        if failure is None or log is None or log.is_closed:
+            exits.release(key)
+        else:
+            exits.keep(key, log.write_at_exit)
 
     def _summary(self) -> dict[str, Any]:
         log = self._metric_log or MetricLog(self._directory)
@@ -569,20 +628,6 @@ class Recorder:
     def _show(self, record: RecorderRecord) -> None:
         self.name, self.status = record.name, record.status
         self._started_at, self._ended_at = record.started_at, record.ended_at
-
-
-def _step(step: object) -> int:
-    if step is None:
-        return 0
-    try:
-        whole = int(step)  # type: ignore[call-overload]  # refused below
-    except (TypeError, ValueError, OverflowError):
-        whole = None
-    if whole is None or whole != step or not -(2**63) <= whole < 2**63:
-        raise TypeError(
-            f"step is {step!r}; expected a whole number of at most 64 bits. Nothing was logged."
-        )
-    return int(whole)
 
 
 def _reopened(
