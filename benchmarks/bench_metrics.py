@@ -2,7 +2,7 @@
 
 Two times of the same runs: until the run has ended and all values are in the store; and until the
 last call has returned, which is earlier where values are only queued. The floor writes the bytes
-that qwf writes, one ``write`` per call.
+that qwf writes, one ``write`` per line. Then a million values at once, and their history.
 """
 
 from __future__ import annotations
@@ -96,6 +96,24 @@ def floor_of(folder: Path, points: int) -> Callable[[], Seconds]:
     return contestant
 
 
+def reading(values: int) -> dict[str, list[float]]:
+    """Return the seconds that many values take to be logged at once, and to be read."""
+    import numpy as np
+
+    numbers = np.random.default_rng(0).random(values)
+    written, read = [], []
+    for _ in range(3):
+        with qwf.R.start(experiment_name="many"):
+            recorder = qwf.R.get_recorder()
+            begin = time.perf_counter()
+            recorder.log_metric_history({"loss": numbers})
+        written.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        assert len(recorder.metric_history("loss")) == values
+        read.append(time.perf_counter() - begin)
+    return {"log_metric_history, until stored": written, "metric_history": read}
+
+
 def main() -> None:
     options = read_options(__doc__)
     points = 1_000 if options.quick else 10_000
@@ -133,8 +151,14 @@ def main() -> None:
             f"{points} calls of log_metrics, until the last call returns",
             {name: [one.calls for one in found] for name, found in measured.items()},
             options,
-            notes={ON_FILES: "queued", "Qlib on MLflow, SQLite": "queued"},
+            notes={
+                "qwf": "the last tenth of a second is queued",
+                ON_FILES: "queued",
+                "Qlib on MLflow, SQLite": "queued",
+            },
         )
+        many = 100_000 if options.quick else 1_000_000
+        print_results(f"{many} values of one metric", reading(many), options)
 
 
 if __name__ == "__main__":

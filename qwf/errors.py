@@ -28,6 +28,7 @@ __all__ = [
     "LoadObjectError",
     "LockTimeoutError",
     "LookAheadError",
+    "MetricsLostError",
     "MissingArgumentError",
     "NotAStoreError",
     "NotDurableError",
@@ -349,6 +350,22 @@ def _pointed_at(text: str, position: int) -> str:
         for char in shown[: position - start]
     )
     return f"  {shown}\n  {' ' * columns}^"
+
+
+class MetricsLostError(QwfError, OSError):
+    """Metrics were logged for so long while the disk refused them that some could not be kept."""
+
+    def __init__(self, recorder: str, count: int, cause: OSError | None = None) -> None:
+        super().__init__()
+        self.recorder, self.count = recorder, count
+        self.reason = None if cause is None else str(cause)
+
+    def __str__(self) -> str:
+        rest = "The others were written." if self.reason is None else f"And now: {self.reason}"
+        return (
+            f"{self.count} values of metrics of recorder {self.recorder} are lost: the disk "
+            f"refused them until no more could be kept in memory. {rest} Log them again."
+        )
 
 
 class LoadObjectError(QwfError):

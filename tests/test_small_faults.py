@@ -27,7 +27,7 @@ from qwf import R
 from qwf.errors import UnsafeNameError, WriteError
 from qwf.storage import lock
 from qwf.testing.calls import recorded_calls
-from qwf.tracking import artifacts, exits, metrics
+from qwf.tracking import artifacts, exits, metric_log
 from qwf.tracking.manager import ExpManager
 from qwf.tracking.recorder import Recorder
 
@@ -73,7 +73,7 @@ def test_metrics_that_another_process_logs_during_the_end_are_listed(
     run: Recorder, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.log_metrics(mine=1)
-    real, calls = getattr(metrics.MetricLog, moment), []
+    real, calls = getattr(metric_log.MetricLog, moment), []
 
     def late(self: Any, **options: Any) -> Any:
         result = real(self, **options)
@@ -82,7 +82,7 @@ def test_metrics_that_another_process_logs_during_the_end_are_listed(
             assert in_child(lambda: same(run).log_metrics(late=2)) == 0
         return result
 
-    monkeypatch.setattr(metrics.MetricLog, moment, late)
+    monkeypatch.setattr(metric_log.MetricLog, moment, late)
     run.end_run("FINISHED")
     assert calls
     assert run.list_metrics() == {"mine": 1, "late": 2}
@@ -196,9 +196,9 @@ def test_of_two_threads_the_latter_to_log_has_the_value_before_and_after_the_end
     run: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, go = threading.Event(), threading.Event()
-    here = time.time
+    here = time.time_ns
 
-    def slept() -> float:
+    def slept() -> int:
         moment = here()
         if threading.current_thread() is first and not slow.is_set():
             slow.set()
@@ -206,7 +206,7 @@ def test_of_two_threads_the_latter_to_log_has_the_value_before_and_after_the_end
         return moment
 
     first = threading.Thread(target=lambda: run.log_metrics(a=1))
-    monkeypatch.setattr(metrics.time, "time", slept)
+    monkeypatch.setattr(metric_log.time, "time_ns", slept)
     first.start()
     assert slow.wait(10)
     run.log_metrics(a=2)
@@ -221,8 +221,8 @@ def test_a_clock_that_is_set_back_does_not_bring_old_values_back(
     run: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.log_metrics(a=1)
-    here = time.time
-    monkeypatch.setattr(metrics.time, "time", lambda: here() - 3600)
+    here = time.time_ns
+    monkeypatch.setattr(metric_log.time, "time_ns", lambda: here() - 3600 * 10**9)
     run.log_metrics(a=2)
     before = run.list_metrics()
     run.end_run("FINISHED")
@@ -252,7 +252,7 @@ def test_a_fork_while_a_thread_logs_does_not_hang_the_child(
             go.wait(20)
         return os.write(descriptor, data)
 
-    thread = threading.Thread(target=lambda: run.log_metrics(a=1))
+    thread = threading.Thread(target=lambda: run.log_metric_history({"a": [1]}))
     monkeypatch.setattr("qwf.storage.fsio.os", FaultyOs(write=slow))
     thread.start()
     assert inside.wait(10)

@@ -617,7 +617,7 @@ class AppendFile:
 
     def append(self, data: bytes) -> None:
         """Append all of `data`."""
-        # Every logged metric comes here, and entering `_writing` takes longer than the write.
+        # Metrics that come slowly are written one by one; entering `_writing` takes longer.
         try:
             written = os.write(self._descriptor, data)
             if written < len(data):

@@ -25,7 +25,7 @@ from ..storage.columns import ColumnFile, Key
 from ..storage.index import ID, REVISION, Index, Rows, Snapshot
 from .liveness import Observer
 from .metadata import index_row
-from .metrics import latest, read_observations
+from .metrics import current
 from .status import BROKEN, LOST, RUNNING
 from .store import Examined, Store
 from .table import FAMILIES, Identified, Part, RecorderTable, Selected
@@ -119,7 +119,7 @@ class _Going:
 
 def _metrics_of(directory: Path) -> dict[str, float]:
     try:
-        points = latest(read_observations(directory))
+        points = current(directory)
     except (CorruptRecordError, FormatVersionError) as error:
         _logger.warning("%s", error)
         return {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from ..errors import MissingArgumentError, RecorderNotFoundError, RecorderStateError
 from ..storage import layout
 from . import exits
-from .metrics import latest as histories
+from .metrics import histories
 from .recorder import DEFAULT_RECORDER_NAME, Recorder
 from .run import LISTED
 from .search import ACTIVE_ONLY, search

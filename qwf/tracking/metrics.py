@@ -1,219 +1,187 @@
-"""Metrics over time: one journal per process that logs, merged when read."""
+"""Metrics as they are read: the value of each, and the history of one or many recorders."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import os
-import secrets
-import threading
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import CorruptRecordError
-from ..storage import fsio, layout
-from ..storage.codec import dump_json
-from ..storage.journal import JournalWriter, read_journal
 from .metadata import MetricPoint
+from .metric_lines import (
+    Columns,
+    Newest,
+    Points,
+    as_points,
+    note_newest,
+    read_entries,
+    read_journals,
+)
+from .metric_log import write_waiting
 
-__all__ = ["MetricLog", "Observation", "latest", "read_observations"]
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+__all__ = ["History", "current", "histories", "history", "read_history"]
 
 
-class Observation(NamedTuple):
-    """One logged value; `time` in seconds since the epoch."""
+class History(NamedTuple):
+    """What was logged, as arrays of one length, oldest first.
 
-    time: float
-    step: int
-    key: str
-    value: float
-
-
-class MetricLog:
-    """The journal into which one process logs the metrics of one recorder.
-
-    The file is created by the first value, so that a run without metrics has none. Safe to use
-    from several threads; a forked child gets a journal of its own.
+    Attributes
+    ----------
+    keys : ndarray of str objects
+    steps : ndarray of int64
+    times : ndarray of int64
+        Microseconds since the epoch.
+    values : ndarray of float64
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._lock = threading.Lock()
-        self._writer: JournalWriter | None = None
-        self._pid = os.getpid()
-        self._moment = 0.0
-        # What this process has logged, so that summing up need not read it again.
-        self._files: set[str] = set()
-        self._newest: dict[str, tuple[int, float, float]] = {}  # step, time, value
-
-    def append(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Append the values of one step.
-
-        Raises
-        ------
-        TypeError
-            If a value is no number. Nothing was logged.
-        WriteError
-            If the disk is full. Nothing was logged, and later calls work.
-        """
-        # By hand, because `json` would take as long as all the rest of the call.
-        numbers, values = {}, []
-        for key, value in metrics.items():
-            number = numbers[key] = value if type(value) is float else _number(key, value)
-            # JSON has no NaN; `float` reads these words back.
-            text = repr(number) if number - number == 0 else f'"{number!r}"'
-            values.append(f"{_json_name(key)}:{text}")
-        if os.getpid() != self._pid:
-            self._begin_in_this_process()
-        with self._lock:
-            # Never backwards, so that what was logged last is the latest for every reader.
-            moment = time.time()
-            if moment < self._moment:
-                moment = self._moment
-            self._moment = moment
-            entry = f"[{moment:.6f},{step},{{{','.join(values)}}}]\n".encode()
-            try:
-                (self._writer or self._opened()).append(entry)
-            except OSError:
-                # Half a line may be at the end of the file, which only its last line may be:
-                # what follows goes into another one.
-                with contextlib.suppress(OSError):
-                    self._finish()
-                raise
-            for key, number in numbers.items():
-                known = self._newest.get(key)
-                if known is None or step >= known[0]:
-                    self._newest[key] = step, moment, number
-
-    def _begin_in_this_process(self) -> None:
-        # After a fork the lock may be held by a thread that is not here any more.
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._writer, self._files, self._newest = None, set(), {}
-
-    def _opened(self) -> JournalWriter:
-        if self._writer is None:
-            token = f"{time.time_ns():x}-{self._pid}-{secrets.token_hex(3)}"
-            name = layout.metrics_file(token)
-            self._writer = JournalWriter(self._directory / name)
-            self._files.add(name)
-        return self._writer
-
-    def _finish(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            try:
-                writer.sync()
-            finally:
-                writer.close()
-
-    def close(self) -> None:
-        """Make everything durable and close the file. A later value opens a new one."""
-        if self._pid == os.getpid():
-            with self._lock:
-                self._finish()
-
-    def summary(self, *, others: bool = True) -> dict[str, MetricPoint]:
-        """Return what `latest` finds in all journals; this one's own are not read again.
-
-        Parameters
-        ----------
-        others : bool, default True
-            Whether to read the journals of other processes and earlier sessions.
-
-        Raises
-        ------
-        CorruptRecordError
-            If one of those is damaged.
-        """
-        if os.getpid() != self._pid:
-            self._begin_in_this_process()
-        with self._lock:
-            files, newest = frozenset(self._files), dict(self._newest)
-        own = [
-            Observation(round(moment, 6), step, key, value)
-            for key, (step, moment, value) in newest.items()
-        ]
-        before = read_observations(self._directory, besides=files) if others else ()
-        return latest([*before, *own])
-
-    def others(self) -> dict[str, int]:
-        """Return name -> size of the journals of other processes and earlier sessions."""
-        files = self._files if os.getpid() == self._pid else ()
-        names = filter(layout.is_metrics_file, fsio.list_names(self._directory))
-        return {name: fsio.size_of(self._directory / name) for name in set(names).difference(files)}
-
-    def sync_others(self) -> None:
-        """Make durable what other processes have logged."""
-        for name in self.others():
-            with contextlib.suppress(FileNotFoundError):
-                fsio.sync_file(self._directory / name)
+    keys: np.ndarray
+    steps: np.ndarray
+    times: np.ndarray
+    values: np.ndarray
 
 
-def _number(key: str, value: object) -> float:
-    if isinstance(value, (str, bytes)):
-        raise TypeError(
-            f"metric {key!r} is {value!r}; expected a number. Nothing was logged; "
-            "texts belong into set_tags or log_params."
-        )
-    try:
-        return float(value)  # type: ignore[arg-type]  # numbers of NumPy, torch, Decimal ...
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(
-            f"metric {key!r} is a {type(value).__name__}; expected a number that a float can "
-            "hold. Nothing was logged."
-        ) from error
+def _parts(directory: Path) -> Iterator[Columns | Points]:
+    refused = write_waiting(directory)
+    yield from read_journals(directory)
+    yield from read_entries(refused, directory)
 
 
-@functools.lru_cache(maxsize=1024)
-def _json_name(key: str) -> str:
-    return dump_json(key).decode().rstrip("\n")
-
-
-def read_observations(directory: Path, *, besides: Collection[str] = ()) -> Iterator[Observation]:
-    """Yield everything logged into a recorder's directory, in order of time.
-
-    Parameters
-    ----------
-    directory : Path
-    besides : collection of str
-        Names of journals that are passed over.
+def current(directory: Path) -> dict[str, MetricPoint]:
+    """Return per metric the value of the highest step, and of those the last logged.
 
     Raises
     ------
     CorruptRecordError
         If a journal is damaged.
     """
-    found: list[Observation] = []
-    names = filter(layout.is_metrics_file, fsio.list_names(directory))
-    for name in sorted(set(names).difference(besides)):
-        path = directory / name
-        for entry in read_journal(path):
-            found.extend(_parse(entry, path))
-    found.sort(key=lambda one: one.time)
-    yield from found
+    newest: Newest = {}
+    for part in _parts(directory):
+        note_newest(newest, part)
+    return as_points(newest)
 
 
-def _parse(entry: Any, path: Path) -> list[Observation]:
+def read_history(directory: Path, keys: Collection[str] = ()) -> History:
+    """Return what was logged into a recorder.
+
+    Parameters
+    ----------
+    directory : Path
+    keys : collection of str
+        The metrics wanted; none means all.
+
+    Raises
+    ------
+    CorruptRecordError
+        If a journal is damaged.
+    """
+    import numpy as np
+
+    wanted = frozenset(keys)
     try:
-        moment, step, values = entry
-        return [
-            Observation(float(moment), int(step), key, float(value))
-            for key, value in values.items()
-        ]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CorruptRecordError(path, f"{entry!r} is not an entry of metrics") from error
+        found = _joined([_arrays(part, wanted) for part in _parts(directory)])
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, CorruptRecordError):
+            raise
+        raise CorruptRecordError(directory, f"a journal holds no metrics ({error!r})") from error
+    if np.all(found.times[1:] >= found.times[:-1]):
+        return found
+    return _taken(found, np.argsort(found.times, kind="stable"))
 
 
-def latest(observations: Iterable[Observation]) -> dict[str, MetricPoint]:
-    """Return per metric the value of the highest step, and of those the last logged."""
-    newest: dict[str, Observation] = {}
-    for one in observations:
-        known = newest.get(one.key)
-        if known is None or (one.step, one.time) >= (known.step, known.time):
-            newest[one.key] = one
+def _arrays(part: Columns | Points, wanted: frozenset[str]) -> History:
+    import numpy as np
+
+    steps, times = np.array(part.steps, np.int64), np.array(part.times, np.int64)
+    if isinstance(part, Points):
+        found = History(np.array(part.keys, object), steps, times, np.array(part.values, float))
+        if not wanted:
+            return found
+        chosen = np.fromiter(map(wanted.__contains__, part.keys), bool, len(part.keys))
+        return _taken(found, chosen)
+    names = [key for key in part.values if not wanted or key in wanted]
+    values = np.array([part.values[key] for key in names], float)
+    return History(
+        keys=np.tile(np.array(names, object), len(steps)),
+        steps=np.repeat(steps, len(names)),
+        times=np.repeat(times, len(names)),
+        values=values.T.ravel(),
+    )
+
+
+def _taken(found: History, rows: np.ndarray) -> History:
+    keys, steps, times, values = (column[rows] for column in found)
+    return History(keys, steps, times, values)
+
+
+def _joined(parts: Iterable[History]) -> History:
+    import numpy as np
+
+    whole = np.array([], np.int64)
+    empty = History(np.array([], object), whole, whole, np.array([], float))
+    keys, steps, times, values = map(np.concatenate, zip(empty, *parts, strict=True))
+    return History(keys, steps, times, values)
+
+
+def history(directory: Path, keys: Collection[str] = ()) -> pd.DataFrame:
+    """Return what was logged into a recorder, oldest first; see `Recorder.metric_history`.
+
+    Raises
+    ------
+    CorruptRecordError
+        If a journal is damaged.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(_series(read_history(directory, keys)))
+
+
+def histories(directories: Mapping[str, Path], keys: Collection[str] = ()) -> pd.DataFrame:
+    """Return what was logged into several recorders.
+
+    Parameters
+    ----------
+    directories : mapping of str to Path
+        Id of a recorder -> its directory.
+    keys : collection of str
+        The metrics wanted; none means all.
+
+    Returns
+    -------
+    DataFrame
+        Column ``recorder_id`` (str), then those of `history`; the recorders in the order given,
+        each oldest first.
+
+    Raises
+    ------
+    CorruptRecordError
+        If a journal is damaged.
+    """
+    import numpy as np
+    import pandas as pd
+
+    found = [read_history(directory, keys) for directory in directories.values()]
+    lengths = [len(one.keys) for one in found]
+    ids = np.repeat(np.array(list(directories), object), lengths)
+    return pd.DataFrame({"recorder_id": _texts(ids), **_series(_joined(found))})
+
+
+def _series(found: History) -> dict[str, pd.Series]:
+    import pandas as pd
+
+    moments = found.times.astype("datetime64[us]").astype("datetime64[ns]")
     return {
-        key: MetricPoint(value=one.value, step=one.step, time=one.time)
-        for key, one in newest.items()
+        "key": _texts(found.keys),
+        "step": pd.Series(found.steps),
+        "time": pd.Series(moments).dt.tz_localize("UTC"),
+        "value": pd.Series(found.values),
     }
+
+
+def _texts(column: np.ndarray) -> pd.Series:
+    import pandas as pd
+
+    return pd.Series(column, dtype=object)

@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config import C
 from ..errors import (
-    CorruptRecordError,
-    FormatVersionError,
     LoadObjectError,
     NotDurableError,
-    RecorderNotFoundError,
     RecorderStateError,
     UnknownStatusError,
-    UnsafeNameError,
 )
 from ..storage import layout
 from ..storage.documents import Document
 from . import exits, pulse
 from .artifacts import ArtifactArea, files_below, joined
 from .liveness import HEARTBEAT_SECONDS, beat
+from .measured import MeasuredRun
 from .metadata import (
     ArtifactEntry,
     encode_param,
@@ -32,21 +29,21 @@ from .metadata import (
     new_session,
     utc_now,
 )
-from .metrics import MetricLog, Observation, latest, read_observations
+from .metric_log import MetricLog
 from .run import DEFAULT_RECORDER_NAME, Run
 from .status import check_transition
 from .store import Store
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 __all__ = ["DEFAULT_RECORDER_NAME", "Recorder"]
 
 _logger: Final = logging.getLogger("qwf.tracking")
 
 
-class Recorder(Run):
+class Recorder(MeasuredRun):
     """One run of an experiment.
 
     A recorder is made by an `Experiment`. Before `start_run` it exists only in memory (``id`` is
@@ -69,7 +66,6 @@ class Recorder(Run):
         super().__init__(store, experiment_id, name, parent_id)
         self._session: object = None  # when this process started or resumed it
         self._surroundings: Surroundings | None = None
-        self._metric_log: MetricLog | None = None
 
     # --- life cycle ---
 
@@ -187,11 +183,8 @@ class Recorder(Run):
         log.sync_others()
         facts = {} if self._surroundings is None else self._surroundings.finish(self.id)
         self._update(partial(self._ended, status=status, facts=facts, summary=self._summary()))
-        if log.others() != others:
-            # Another process has logged meanwhile and saw the run still going. From now on it
-            # sees that it has ended, and sums up itself.
-            self._sum_up()
         exits.release(self.id)
+        failure = self._logged_meanwhile(log, others) or failure
         pulse.unwatch(("heartbeat", self.id))
         if failure is not None:
             raise failure
@@ -213,10 +206,6 @@ class Recorder(Run):
             "sessions": sessions,
             "metrics": {**document["metrics"], **summary},
         }
-
-    def _sum_up(self) -> None:
-        summary = self._summary()
-        self._update(lambda doc: {**doc, "metrics": {**doc["metrics"], **summary}})
 
     # --- params, tags ---
 
@@ -273,101 +262,6 @@ class Recorder(Run):
     def list_tags(self) -> dict[str, str]:
         """Return the tags."""
         return dict(self._refreshed().tags)
-
-    # --- metrics ---
-
-    def log_metrics(self, /, step: int | None = None, **metrics: Any) -> None:
-        """Log the values of metrics at a step (None means 0).
-
-        Raises
-        ------
-        TypeError
-            If a value is no number, or the step no whole number of 64 bits. Nothing was logged,
-            and later calls work.
-
-        Notes
-        -----
-        One append to a file that only this process writes: a few microseconds. It survives the
-        death of the process at once, the loss of power after `end_run`.
-        """
-        if not metrics:
-            return
-        if "" in metrics:
-            raise UnsafeNameError("a metric", "", "a non-empty string is expected")
-        if self._metric_log is None:
-            self._metric_log = MetricLog(self._directory)
-        try:
-            self._metric_log.append(metrics, _step(step))
-        except FileNotFoundError as error:
-            raise RecorderNotFoundError("id", self.id, experiment=self.experiment_id) from error
-        # The `end_run` of this process sums up. One elsewhere may have been already.
-        if not exits.is_open(self._known_id()) and self._read()["status"] != self.STATUS_R:
-            failure = self._close_metrics()
-            self._sum_up()
-            if failure is not None:
-                raise failure
-
-    def list_metrics(self) -> dict[str, float]:
-        """Return the value of each metric at its highest step (of equal steps, the last logged)."""
-        record = self._refreshed()
-        ended = record.status in (self.STATUS_FI, self.STATUS_FA)
-        points = record.metrics if ended else latest(read_observations(self._directory))
-        return {key: point.value for key, point in points.items()}
-
-    def metric_history(self, *keys: str) -> pd.DataFrame:
-        """Return what was logged, oldest first.
-
-        Parameters
-        ----------
-        *keys : str
-            The metrics wanted; none means all.
-
-        Returns
-        -------
-        DataFrame
-            Columns ``key`` (str), ``step`` (int), ``time`` (datetime64[ns, UTC]), ``value``
-            (float); one row per value.
-        """
-        import pandas as pd
-
-        rows = [one for one in read_observations(self._directory) if not keys or one.key in keys]
-        frame = pd.DataFrame(rows, columns=list(Observation._fields))
-        moments = pd.to_datetime((frame["time"].astype(float) * 1e6).round().astype("int64"),
-                                 unit="us", utc=True)  # fmt: skip
-        return pd.DataFrame(
-            {
-                "key": frame["key"].astype(object),
-                "step": frame["step"].astype("int64"),
-                "time": moments.astype("datetime64[ns, UTC]"),
-                "value": frame["value"].astype(float),
-            }
-        )
-
-    def _close_metrics(self) -> OSError | None:
-        """Make what this process has logged durable; return the error if that fails."""
-        if self._metric_log is not None:
-            try:
-                self._metric_log.close()
-            except OSError as error:
-                return error
-        return None
-
-    def _summary(self) -> dict[str, Any]:
-        log = self._metric_log or MetricLog(self._directory)
-        try:
-            points = log.summary()
-        except (CorruptRecordError, FormatVersionError) as error:
-            # The status has to become true all the same; the check tells of the damage again.
-            _logger.error("%s The metrics of recorder %s may be incomplete.", error, self.id)  # noqa: TRY400
-            points = log.summary(others=False)
-        return {
-            key: {
-                "value": one.value if one.value - one.value == 0 else repr(one.value),
-                "step": one.step,
-                "time": one.time,
-            }
-            for key, one in points.items()
-        }
 
     # --- artifacts ---
 
@@ -490,17 +384,3 @@ class Recorder(Run):
 
     def _artifacts(self) -> ArtifactArea:
         return ArtifactArea(self._directory, read=self._read, update=self._update)
-
-
-def _step(step: object) -> int:
-    if step is None:
-        return 0
-    try:
-        whole = int(step)  # type: ignore[call-overload]  # refused below
-    except (TypeError, ValueError, OverflowError):
-        whole = None
-    if whole is None or whole != step or not -(2**63) <= whole < 2**63:
-        raise TypeError(
-            f"step is {step!r}; expected a whole number of at most 64 bits. Nothing was logged."
-        )
-    return int(whole)
