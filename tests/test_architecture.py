@@ -151,6 +151,7 @@ def test_files_and_classes_stay_small(path: Path, name: str) -> None:
 
 def test_only_fsio_changes_the_filesystem() -> None:
     """Everything else asks it, so that the crash harness sees every step."""
+    # `appending` makes its calls through `fsio.system()`, which the harness replaces.
     changing = {"open", "rename", "replace", "link", "unlink", "fsync", "mkdir", "rmdir", "write"}
     methods = {"write_bytes", "write_text", "touch", "rmdir", "symlink_to", "hardlink_to"}
     for path, name in zip(FILES, NAMES, strict=True):

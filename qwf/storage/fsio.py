@@ -16,13 +16,13 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Final, TypeVar
 
 from ..errors import NotDurableError, WriteError, WriteRefusedError
 
 __all__ = [
     "TEMPORARY_PREFIX",
-    "AppendFile",
     "copy_whole",
     "count_names",
     "create_exclusive",
@@ -31,7 +31,6 @@ __all__ = [
     "drop_private",
     "exists",
     "fsync_directory",
-    "is_link",
     "is_same_file",
     "is_temporary",
     "list_names",
@@ -45,18 +44,22 @@ __all__ = [
     "read_bytes",
     "read_chunks",
     "read_range",
+    "refusal",
     "remove_empty_directories",
     "remove_file",
     "remove_tree",
+    "renew_time",
     "replace_with",
     "secure_names",
     "server_time",
     "size_of",
     "stamp",
     "sync_file",
-    "touch",
+    "system",
+    "write_all",
     "write_atomic",
     "write_temporary",
+    "writing",
 ]
 
 # Names with this prefix are never data: a reader ignores them, the check removes old ones.
@@ -67,6 +70,11 @@ _READ_ATTEMPTS: Final = 5
 
 _T = TypeVar("_T")
 _counter = itertools.count()
+
+
+def system() -> ModuleType:
+    """Return what makes the calls: `os`, or what a harness has put in its place here."""
+    return os
 
 
 def is_temporary(name: str) -> bool:
@@ -82,7 +90,7 @@ def _temporary_beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn an `OSError` of a write into an error that names the file and what to do."""
     try:
         yield
@@ -91,10 +99,11 @@ def _writing(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _refusal(path, error) from error
+        raise refusal(path, error) from error
 
 
-def _refusal(path: Path, error: OSError) -> WriteError:
+def refusal(path: Path, error: OSError) -> WriteError:
+    """Return the error that names the file which could not be written, and what to do."""
     refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
     return (WriteRefusedError if refused else WriteError)(path, error)
 
@@ -134,7 +143,8 @@ def secure_names(directory: Path, path: Path) -> None:
         raise WriteError(path, error) from error
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of `data`, in as many calls as the system wants."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -151,7 +161,7 @@ def write_temporary(path: Path, data: bytes, *, durable: bool = True) -> Path:
         If the system refuses; the private file is removed again.
     """
     temporary = _temporary_beside(path)
-    with _writing(path):
+    with writing(path):
         _write_new(temporary, data, durable=durable)
     return temporary
 
@@ -161,7 +171,7 @@ def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try:
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             if durable:
                 os.fsync(descriptor)
         finally:
@@ -187,7 +197,7 @@ def replace_with(temporary: Path, path: Path, *, durable: bool = True) -> None:
     -----
     *Readers* see the old or the new content. *A crash* leaves one of them.
     """
-    with _writing(path):
+    with writing(path):
         try:
             os.replace(temporary, path)
         except BaseException:
@@ -249,7 +259,7 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
     EEXIST, so the inode decides. *Readers* see nothing or the whole file. The file counts as
     changed now, however long ago it was written.
     """
-    with _writing(path):
+    with writing(path):
         try:
             os.utime(temporary)
             os.link(temporary, path)
@@ -275,7 +285,7 @@ def create_whole(path: Path, data: bytes, *, durable: bool = True) -> bool:
 
 def create_mark(path: Path) -> None:
     """Create an empty file, durable; one that is there already is as good."""
-    with _writing(path), contextlib.suppress(FileExistsError):
+    with writing(path), contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     secure_names(path.parent, path)
 
@@ -299,7 +309,7 @@ def make_directories(path: Path) -> None:
     while not path.is_dir():
         missing.append(path)
         path = path.parent
-    with _writing(missing[0] if missing else path):
+    with writing(missing[0] if missing else path):
         for directory in reversed(missing):
             try:
                 os.mkdir(directory)
@@ -336,7 +346,7 @@ def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
     leaves nothing, the whole directory, or a temporary directory that the check removes.
     """
     temporary = _temporary_beside(path)
-    with _writing(path):
+    with writing(path):
         os.mkdir(temporary)
         try:
             for name, data in files.items():
@@ -367,7 +377,7 @@ def move(source: Path, target: Path) -> None:
     FileExistsError
         If a file or a non-empty directory has the name `target`.
     """
-    with _writing(source):
+    with writing(source):
         if os.path.lexists(target):
             raise WriteError(target, FileExistsError(errno.EEXIST, "the name is taken"))
         os.rename(source, target)
@@ -379,14 +389,14 @@ def move(source: Path, target: Path) -> None:
 def make_private(path: Path) -> Path:
     """Rename an entry to a private name, which the check of a store sets aside when it is old."""
     private = _temporary_beside(path)
-    with _writing(path):
+    with writing(path):
         os.rename(path, private)
     return private
 
 
 def remove_file(path: Path) -> None:
     """Remove a file; a file that is not there is no error."""
-    with _writing(path), contextlib.suppress(FileNotFoundError):
+    with writing(path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
@@ -395,7 +405,7 @@ def remove_tree(path: Path) -> None:
 
     Symbolic links are removed, not followed.
     """
-    with _writing(path), contextlib.suppress(FileNotFoundError):
+    with writing(path), contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             os.unlink(path)
             return
@@ -429,12 +439,12 @@ def copy_whole(source: Path, near: Path) -> tuple[Path, int, str]:
     temporary = _temporary_beside(near)
     digest = hashlib.sha256()
     size = 0
-    with source.open("rb") as reader, _writing(near):
+    with source.open("rb") as reader, writing(near):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             try:
                 while chunk := reader.read(_CHUNK):
-                    _write_all(descriptor, chunk)
+                    write_all(descriptor, chunk)
                     digest.update(chunk)
                     size += len(chunk)
                 os.fsync(descriptor)
@@ -453,7 +463,7 @@ def permissions(path: Path) -> int:
 
 def sync_file(path: Path) -> None:
     """Return once what others have written to a file is on stable storage."""
-    with _writing(path):
+    with writing(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -536,11 +546,6 @@ def exists(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def is_link(path: Path) -> bool:
-    """Whether a name is a symbolic link."""
-    return os.path.islink(path)
-
-
 def modified_at(path: Path) -> float:
     """Return a file's modification time on the file server's clock, in seconds since the epoch."""
     return _asked(path).st_mtime
@@ -561,7 +566,7 @@ def stamp(path: Path) -> tuple[int, int]:
     return found.st_ino, found.st_mtime_ns
 
 
-def touch(path: Path) -> None:
+def renew_time(path: Path) -> None:
     """Set the modification time of a file to the file server's present time."""
     os.utime(path)
 
@@ -595,50 +600,3 @@ def _retry_stale(call: Callable[[], _T]) -> _T:
             if error.errno != errno.ESTALE:
                 raise
     return call()
-
-
-class AppendFile:
-    """A file that only this process appends to.
-
-    Notes
-    -----
-    Each `append` is one ``write`` call, so that *readers* see whole chunks except at the very end
-    of the file, and a killed process has lost nothing that `append` returned from. Power loss
-    loses what `sync` has not covered.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with _writing(path):
-            existed = os.path.lexists(path)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            if not existed:
-                secure_names(path.parent, path)
-
-    def append(self, data: bytes) -> None:
-        """Append all of `data`."""
-        # Metrics that come slowly are written one by one; entering `_writing` takes longer.
-        try:
-            written = os.write(self._descriptor, data)
-            if written < len(data):
-                _write_all(self._descriptor, memoryview(data)[written:])
-        except OSError as error:
-            raise _refusal(self.path, error) from error
-
-    def sync(self) -> None:
-        """Return once everything appended is on stable storage."""
-        with _writing(self.path):
-            os.fsync(self._descriptor)
-
-    def close(self) -> None:
-        """Close the file; it does not imply `sync`. Closing again does nothing."""
-        # Forgotten first: a number that failed to close may soon be another file's.
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            with _writing(self.path):
-                os.close(descriptor)
-
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", -1) >= 0:
-            with contextlib.suppress(OSError):
-                self.close()

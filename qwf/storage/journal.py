@@ -18,6 +18,7 @@ from ..errors import CorruptRecordError, FormatVersionError, WriteError
 from ..types import Json
 from ..version import JOURNAL_FORMAT
 from . import fsio
+from .appending import AppendFile
 from .codec import load_json
 
 __all__ = ["JournalWriter", "read_batches", "read_journal", "sound_lines", "whole_size"]
@@ -45,7 +46,7 @@ class JournalWriter:
         self.path = path
         self.size = 0
         try:
-            self._file = fsio.AppendFile(path)
+            self._file = AppendFile(path)
         except WriteError:
             fsio.drop_private(path)  # its name may be there, not durable
             raise

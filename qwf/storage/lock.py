@@ -21,6 +21,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import LockTimeoutError, WriteError, WriteRefusedError
 from . import fsio
+from .appending import AppendFile
 
 __all__ = ["ABANDONED_SECONDS", "LOCK_SECONDS", "Patience", "hold", "is_abandoned"]
 
@@ -94,7 +95,7 @@ def _file_lock(path: Path) -> BaseFileLock:
         mode = fsio.permissions(path)
     except FileNotFoundError:
         try:
-            fsio.AppendFile(path).close()  # with the umask and group of all other files
+            AppendFile(path).close()  # with the umask and group of all other files
             mode = fsio.permissions(path)
         except OSError as error:
             raise _refusal(path, error) from error

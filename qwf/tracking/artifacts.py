@@ -132,7 +132,7 @@ class ArtifactArea:
         for place in (path, *path.parents):
             if place == self.directory:
                 break
-            if fsio.is_link(place):
+            if place.is_symlink():
                 raise UnsafeNameError("an artifact", name, f"{place} is a link out of the store")
         fsio.make_directories(path.parent)
         return path

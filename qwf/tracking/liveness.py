@@ -70,7 +70,7 @@ def _started(pid: int) -> str | None:
 def beat(path: Path) -> None:
     """Say that the process which runs the recorder of this file is alive."""
     with contextlib.suppress(OSError):  # deleted, or the server is away: the next one may reach it
-        fsio.touch(path)
+        fsio.renew_time(path)
 
 
 class Observer:
