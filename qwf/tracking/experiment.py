@@ -130,9 +130,10 @@ class Experiment:
         return newest or self.create_recorder(recorder_name, parent_id)
 
     def end(self, recorder_status: str = Recorder.STATUS_S) -> None:
-        """End the active recorder of this object, if there is one."""
+        """End the active recorder of this object, if there is one; a paused one stays so."""
         if self.active_recorder is not None:
-            self.active_recorder.end_run(recorder_status)
+            if not self.active_recorder._was_paused():
+                self.active_recorder.end_run(recorder_status)
             self.active_recorder = None
 
     # --- one recorder ---

@@ -102,7 +102,9 @@ class Observer:
             if boot != here["boot"] and here["machine"]:
                 return False  # this machine was started again since
             if boot == here["boot"] and session.get("pid_space") == here["pid_space"]:
-                return _runs(pid, session.get("pid_started"))
+                runs = _runs(pid, session.get("pid_started"))
+                if runs is not None:
+                    return runs
         return self._has_heartbeat(path)
 
     def _has_heartbeat(self, path: Path) -> bool:
@@ -119,10 +121,24 @@ class Observer:
         return now - beaten <= patience
 
 
-def _runs(pid: int, started: object) -> bool:
-    """Whether a process of this host runs: neither gone nor a zombie, and not a later one."""
+def _runs(pid: int, started: object) -> bool | None:
+    """Whether a process of this host runs: neither gone nor a zombie, and not a later one.
+
+    None if there is one of which no more can be known.
+    """
     line = _line_of(f"/proc/{pid}/stat")
     if line is None:
-        return False
+        # With the mount option hidepid, those of other users are not shown either.
+        return None if _exists(pid) else False
     fields = line.rpartition(")")[2].split()
     return fields[0] not in ("Z", "X", "x") and started in (None, fields[19])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return pid > 0  # others are groups of processes

@@ -156,6 +156,10 @@ class Recorder(MeasuredRun):
         self._known_id()
         self.end_run(self.STATUS_P)
 
+    def _was_paused(self) -> bool:
+        """Whether this process has paused it, and nobody has gone on with it since."""
+        return not exits.is_open(self._known_id()) and self._refreshed().status == self.STATUS_P
+
     def end_run(self, status: str = Run.STATUS_S) -> None:
         """End this recorder with a status. One that was never started is left as it is.
 
