@@ -11,11 +11,14 @@ import gc
 import json
 import math
 import os
+import pickle
 import platform
 import statistics
 import subprocess
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +28,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 __all__ = [
+    "PATIENCE_SECONDS",
     "Budget",
     "Options",
+    "in_a_fresh_process",
+    "in_words",
+    "print_budget",
+    "print_grid",
     "print_machine",
     "print_results",
     "read_options",
@@ -118,6 +126,33 @@ def take_turns(contestants: Mapping[str, Callable[[], T]], repeats: int) -> dict
     return found
 
 
+def in_a_fresh_process(call: Callable[[], T]) -> T:
+    """Return what a call returns in a fork: it has the modules, and has opened no store yet."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # Python warns of threads; those of NumPy are the only ones, and they survive a fork.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            gc.freeze()  # the objects of the parent are not this one's to go through
+            answer = pickle.dumps(call())
+            with open(writer, "wb") as file:
+                file.write(answer)
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - nothing may pass on into the parent's stack
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        answer = file.read()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+        raise RuntimeError("the call failed; see its traceback above")
+    found: T = pickle.loads(answer)
+    return found
+
+
 def print_results(
     title: str,
     measured: Mapping[str, Sequence[float]],
@@ -132,7 +167,7 @@ def print_results(
     rows = []
     for name, seconds in measured.items():
         row: dict[str, Any] = {"name": name, "n": len(seconds), "median_s": medians[name]}
-        row["p95_s"] = sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
+        row["p95_s"] = _p95(seconds)
         row["x_floor"] = None if floor is None else medians[name] / floor
         row["x_qwf"] = None if ours is None else medians[name] / ours
         row["note"] = (notes or {}).get(name, "")
@@ -144,7 +179,7 @@ def print_results(
         _print_table(title, rows)
     for budget in budgets:
         if budget.peer in medians and ours is not None:
-            _print_budget(title, budget, medians[budget.peer] / ours, options)
+            print_budget(title, budget, medians[budget.peer] / ours, options)
 
 
 def _first(medians: Mapping[str, float], prefix: str) -> float | None:
@@ -159,18 +194,57 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         ratios = " ".join(
             f"{'-':>8}" if row[key] is None else f"{row[key]:8.3g}" for key in ("x_floor", "x_qwf")
         )
-        times = f"{_in_words(row['median_s']):>10} {_in_words(row['p95_s']):>10}"
+        times = f"{in_words(row['median_s']):>10} {in_words(row['p95_s']):>10}"
         print(f"{row['name']:{width}} {row['n']:4} {times} {ratios}  {row['note']}".rstrip())
 
 
-def _in_words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e6:.3g} us"
 
 
-def _print_budget(title: str, budget: Budget, factor: float, options: Options) -> None:
+def print_grid(
+    title: str,
+    rows: Mapping[str, Mapping[str, Sequence[float]]],
+    options: Options,
+    *,
+    ratios: Mapping[str, tuple[str, str]],
+) -> None:
+    """Print medians by row and column, then for each pair of columns the ratio of their medians."""
+    medians = {
+        row: {column: statistics.median(seconds) for column, seconds in cells.items()}
+        for row, cells in rows.items()
+    }
+    if options.json:
+        for row, cells in rows.items():
+            for column, seconds in cells.items():
+                cell = {"name": row, "column": column, "n": len(seconds)}
+                cell |= {"median_s": medians[row][column], "p95_s": _p95(seconds)}
+                print(json.dumps({"benchmark": title, **cell}))
+        return
+    columns = list(dict.fromkeys(column for cells in medians.values() for column in cells))
+    heads = [*columns, *(f"x {name}" for name in ratios)]
+    widths = [max(9, len(head)) for head in heads]
+    first = max(map(len, medians))
+    print(f"\n{title}")
+    print(f"{'':{first}} " + " ".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)))
+    for row, found in medians.items():
+        texts = [in_words(found[column]) if column in found else "-" for column in columns]
+        for above, below in ratios.values():
+            both = above in found and below in found
+            texts.append(f"{found[above] / found[below]:.3g}" if both else "-")
+        line = " ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
+        print(f"{row:{first}} {line}")
+
+
+def _p95(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
+
+
+def print_budget(title: str, budget: Budget, factor: float, options: Options) -> None:
+    """Print whether qwf was as many times as fast as its peer as it promises."""
     met = factor >= budget.factor
     if options.json:
         form = {"peer": budget.peer, "at_least": budget.factor, "found": factor, "met": met}
@@ -187,7 +261,7 @@ def print_machine(folder: Path, options: Options) -> None:
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 1),
         "filesystem": _filesystem(folder),
-        "durable_write": _in_words(_durable_write_seconds(folder)),
+        "durable_write": in_words(_durable_write_seconds(folder)),
         "python": platform.python_version(),
         "versions": " ".join(f"{name} {_version(name)}" for name in VERSIONS),
         "commit": _commit(),

@@ -26,6 +26,9 @@ def qlib_on_mlflow(folder: Path) -> Any:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DISABLE_MLFLOWGENAI_TELEMETRY", "true")
+    # MLflow 3 refuses its file store otherwise, and draws a progress bar for every artifact.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.simplefilter("ignore")
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
