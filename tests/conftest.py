@@ -18,7 +18,7 @@ from hypothesis import settings
 
 import qwf
 from qwf.config import C
-from qwf.tracking import exits, manager
+from qwf.tracking import exits, manager, pulse
 
 # The same examples at every run; the nightly one looks for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -41,6 +41,8 @@ def settings_restored() -> Iterator[None]:
         assert not left, f"left active: {left}"
         assert not manager._layers.get(), "a uri_context was left open"
     finally:
+        for watched in list(pulse._watches):  # by runs that were left open on purpose
+            pulse.unwatch(watched)
         manager._runs.clear()
         manager._layers.set(())
         # A generation of its own, so that no manager of this test is used again.

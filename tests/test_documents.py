@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_the_document_and_no_claim(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fsio, "_write_all", full)
+    monkeypatch.setattr(fsio, "write_all", full)
     with pytest.raises(OSError, match="No space left"):
         update(path, setting("a", 1))
     monkeypatch.undo()

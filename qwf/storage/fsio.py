@@ -395,7 +395,7 @@ def make_private(path: Path) -> Path:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file; a file that is not there is no error."""
+    """Remove a file; one that is not there is no error."""
     with writing(path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -431,10 +431,7 @@ def remove_empty_directories(path: Path) -> None:
 def copy_whole(source: Path, near: Path) -> tuple[Path, int, str]:
     """Copy a file to a new private file beside `near`, durable.
 
-    Returns
-    -------
-    tuple of (Path, int, str)
-        The private file, its size in bytes, its sha256 in hex.
+    Returns the private file, its size in bytes, and its sha256 in hex.
     """
     temporary = _temporary_beside(near)
     digest = hashlib.sha256()
