@@ -17,6 +17,7 @@ from .version import __version__
 __all__ = [
     "ArtifactCorruptError",
     "ArtifactNotFoundError",
+    "CommandLineError",
     "ConfigError",
     "CorruptRecordError",
     "DataError",
@@ -28,6 +29,7 @@ __all__ = [
     "LoadObjectError",
     "LockTimeoutError",
     "LookAheadError",
+    "MetricNotFoundError",
     "MetricsLostError",
     "MissingArgumentError",
     "NotAStoreError",
@@ -46,6 +48,7 @@ __all__ = [
     "SearchArgumentError",
     "SegmentError",
     "SessionOutOfBoundsError",
+    "StoreNotFoundError",
     "TrashEntryNotFoundError",
     "UnknownNameError",
     "UnknownStatusError",
@@ -96,6 +99,20 @@ def _rebuild(cls: type[QwfError], args: tuple[Any, ...], facts: dict[str, Any]) 
 
 class NotAStoreError(QwfError, NotADirectoryError):
     """The path given as a store cannot be one."""
+
+
+class StoreNotFoundError(QwfError, FileNotFoundError):
+    """There is no store where one was to be read."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        super().__init__()
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"there is no store at {self.path}. Nothing was created. Say where it is with --uri or "
+            "QWF_URI, or go to the directory that has it."
+        )
 
 
 class FormatVersionError(QwfError, RuntimeError):
@@ -212,6 +229,10 @@ class InstantiationError(QwfError, TypeError):
 
 class PlaceholderError(QwfError, KeyError, AssertionError):
     """A ``<PLACEHOLDER>`` that nothing fills."""
+
+
+class CommandLineError(QwfError, ValueError):
+    """What stands on the command line contradicts itself."""
 
 
 # --- tracking --------------------------------------------------------------------------------
@@ -366,6 +387,18 @@ class MetricsLostError(QwfError, OSError):
             f"{self.count} values of metrics of recorder {self.recorder} are lost: the disk "
             f"refused them until no more could be kept in memory. {rest} Log them again."
         )
+
+
+class MetricNotFoundError(QwfError, KeyError):
+    """The recorder has no metric of this name."""
+
+    def __init__(self, name: str, *, recorder: object, known: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.name, self.recorder, self.known = name, recorder, tuple(known)
+
+    def __str__(self) -> str:
+        near = suggest(self.name, self.known)
+        return f"recorder {self.recorder} has no metric {self.name!r}; {near}"
 
 
 class LoadObjectError(QwfError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from argparse import Namespace
 
 from ..config import C
 from ..storage.layout import parse_uri
@@ -12,13 +13,13 @@ from ..tracking.check import check_store
 __all__ = ["run_check"]
 
 
-def run_check(store: str | None, *, repair: bool, as_json: bool) -> int:
+def run_check(options: Namespace) -> int:
     """Print the findings and return 1 if something is left that is wrong, else 0."""
-    root = parse_uri(C.uri if store is None else store)
-    findings = check_store(root, repair=repair)
+    root = parse_uri(C.uri if options.store is None else options.store)
+    findings = check_store(root, repair=options.repair)
     foreign = [finding for finding in findings if finding.foreign]
     left = [finding for finding in findings if not finding.repaired and not finding.foreign]
-    if as_json:
+    if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:

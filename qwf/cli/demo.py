@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,14 @@ STEP = 250  # trading days of one test window: about a year
 MODELS = {"ridge": {"estimator": "ridge", "alpha": 1000.0}, "ols": {"estimator": "ols"}}
 
 
-def run_demo(uri: str | None) -> None:
-    """Train, collect and print.
-
-    Parameters
-    ----------
-    uri : str or None
-        The store; None: what `qwf.init` takes without it.
-    """
+def run_demo(options: Namespace) -> int:
+    """Train, collect and print."""
     started = time.perf_counter()
     with as_file(files("qwf.cli") / "demo_data" / "sp500_20.parquet") as prices:
-        init(uri=parse_uri(C.uri if uri is None else uri), calendar=pd.read_parquet(prices))
+        init(
+            uri=parse_uri(C.uri if options.uri is None else options.uri),
+            calendar=pd.read_parquet(prices),
+        )
         default_manager().get_exp(experiment_name=EXPERIMENT)  # fails here if the store cannot be
         tasks = make_tasks(prices)
         print(f"Training {len(tasks)} rolling models on {prices.name} ...", flush=True)
@@ -47,7 +45,8 @@ def run_demo(uri: str | None) -> None:
     show_signals(recorders)
     root = default_manager().store.root
     print(f"\nAll of it is kept in {root} ({time.perf_counter() - started:.1f} s).")
-    print(f"Look: ls '{root}/experiments', or qwf check '{root}'")
+    print(f"Look: qwf exp show '{EXPERIMENT}' --uri '{root}', or ls '{root}/experiments'")
+    return 0
 
 
 def make_tasks(prices: Path) -> list[Task]:

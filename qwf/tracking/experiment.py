@@ -6,25 +6,20 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
-from ..errors import MissingArgumentError, RecorderNotFoundError, RecorderStateError
-from ..storage import layout
-from . import exits
+from ..errors import MissingArgumentError, RecorderNotFoundError
+from .deletion import delete_recorders
 from .metrics import histories
 from .recorder import DEFAULT_RECORDER_NAME, Recorder
 from .run import LISTED
 from .search import ACTIVE_ONLY, search
 from .store import Store
 from .table import RecorderTable
-from .trash import restore_recorder
+from .trash import restore_recorders
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Experiment", "refuse_deletion"]
-
-# What serves predictions is not deleted by mistake. The names are Qlib's.
-_ONLINE_TAG: Final = "online_status"
-_ONLINE: Final = "online"
+__all__ = ["Experiment"]
 
 _logger: Final = logging.getLogger("qwf.tracking")
 
@@ -240,13 +235,7 @@ class Experiment:
             raise MissingArgumentError("delete_recorder needs recorder_id or recorder_name.")
         recorder = self.get_recorder(recorder_id, recorder_name, create=False)
         assert recorder.id is not None  # found on disk
-        table = self._table()
-        doomed = [recorder.id, *_descendants(table, recorder.id)]
-        refuse_deletion(table, doomed)
-        token = layout.new_trash_token()
-        for identity in reversed(doomed):
-            self._store.discard_recorder(self.id, identity, token)
-        return doomed
+        return delete_recorders(self._store, [(self.id, recorder.id)])
 
     def restore_recorder(self, recorder_id: str) -> Recorder:
         """Bring back a deleted recorder, and those that were deleted together with it.
@@ -258,8 +247,9 @@ class Experiment:
         RestoreError
             If something else is in its place. Nothing was changed.
         """
-        entries = restore_recorder(self._store, recorder_id)
-        return Experiment(self._store, entries[0].experiment_id, self.name)._by_id(recorder_id)
+        found, *_ = restore_recorders(self._store, [recorder_id])
+        experiment = Experiment(self._store, found.experiment_id, self.name)
+        return experiment._by_id(str(found.recorder_id))
 
     # --- many ---
 
@@ -383,43 +373,3 @@ class Experiment:
 
 def _named(recorder_name: str | None) -> str:
     return DEFAULT_RECORDER_NAME if recorder_name is None else recorder_name
-
-
-def _descendants(table: RecorderTable, recorder_id: str) -> list[str]:
-    """Return the recorders that belong to one, then those that belong to these, and so on."""
-    children: dict[str | None, list[str]] = {}
-    for parent, identity in zip(
-        table.column("attributes", "parent_id"), table.column("attributes", "run_id"), strict=True
-    ):
-        children.setdefault(parent, []).append(identity)
-    found, seen = [recorder_id], {recorder_id}
-    for one in found:  # it grows meanwhile
-        below = [child for child in children.get(one, ()) if child not in seen]
-        found += below
-        seen.update(below)
-    return found[1:]
-
-
-def refuse_deletion(table: RecorderTable, recorder_ids: Iterable[str]) -> None:
-    """Refuse to delete recorders that somebody needs now.
-
-    Raises
-    ------
-    RecorderStateError
-        It names the first that runs or is online.
-    """
-    rows = {one: row for row, one in enumerate(table.column("attributes", "run_id"))}
-    statuses = table.column("attributes", "status")
-    online = table.column("tags", _ONLINE_TAG)
-    for identity in recorder_ids:
-        row = rows.get(identity)
-        if exits.is_open(identity) or (row is not None and statuses[row] == Recorder.STATUS_R):
-            raise RecorderStateError(
-                f"recorder {identity} is active and cannot be deleted. Nothing was changed. "
-                "Leave its R.start block, or call end_run of it, first."
-            )
-        if row is not None and online[row] == _ONLINE:
-            raise RecorderStateError(
-                f"recorder {identity} is online and cannot be deleted. Nothing was changed. Take "
-                f"it offline first: set its tag {_ONLINE_TAG!r} to 'offline'."
-            )

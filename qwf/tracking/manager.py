@@ -25,13 +25,14 @@ from ..errors import (
 )
 from ..storage import layout
 from . import exits
-from .experiment import Experiment, refuse_deletion
+from .deletion import refuse_deletion
+from .experiment import Experiment
 from .metadata import ExperimentRecord
 from .recorder import Recorder
 from .search import ACTIVE_ONLY, search
 from .store import Store
 from .table import RecorderTable
-from .trash import restore_experiment, restore_recorder
+from .trash import restore_experiment, restore_recorders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -497,8 +498,8 @@ class ExpManager:
 
     def restore_recorder(self, recorder_id: str) -> Recorder:
         """Bring back a deleted recorder; see `Experiment.restore_recorder`."""
-        entries = restore_recorder(self.store, recorder_id)
-        return self._find(entries[0].experiment_id, None).get_recorder(recorder_id)
+        found, *_ = restore_recorders(self.store, [recorder_id])
+        return self._find(found.experiment_id, None).get_recorder(found.recorder_id)
 
 
 def _active_recorder_id(layer: _Layer) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ __all__ = [
     "collect_garbage",
     "list_trash",
     "restore_experiment",
-    "restore_recorder",
+    "restore_recorders",
 ]
 
 
@@ -131,37 +131,54 @@ def restore_experiment(store: Store, name: str) -> TrashEntry:
     raise TrashEntryNotFoundError("experiment", name, store=store.root, known=known)
 
 
-def restore_recorder(store: Store, recorder_id: str) -> list[TrashEntry]:
-    """Bring back a recorder and those that were deleted together with it.
+def restore_recorders(store: Store, recorder_ids: Sequence[str]) -> list[TrashEntry]:
+    """Bring back recorders and those that were deleted together with them.
+
+    Parameters
+    ----------
+    store : Store
+    recorder_ids : sequence of str
+        Ids, or a beginning or ending of one that no other in the trash has.
 
     Returns
     -------
     list of TrashEntry
-        What was brought back, the recorder itself first.
+        What was brought back, those that were asked for first.
 
     Raises
     ------
     TrashEntryNotFoundError
-        If it is not in the trash.
+        If one is not in the trash. Nothing was changed.
     RestoreError
-        If its experiment is not there, or another recorder has its id. Nothing was changed.
+        If an experiment is not there, or another recorder has the id. Nothing was changed.
 
     Notes
     -----
     *A crash* leaves some of several in the trash; the next call brings them back.
     """
     entries = [entry for entry in list_trash(store) if entry.kind == "recorder"]
-    wanted = next((entry for entry in entries if entry.recorder_id == recorder_id), None)
-    if wanted is None:
-        known = [str(entry.recorder_id) for entry in entries]
-        raise TrashEntryNotFoundError("recorder", recorder_id, store=store.root, known=known)
-    others = [one for one in entries if one.token == wanted.token and one is not wanted]
-    for entry in (wanted, *others):
+    wanted = list(dict.fromkeys(_meant(store, entries, one) for one in recorder_ids))
+    tokens = {one.token for one in wanted}
+    others = [one for one in entries if one.token in tokens and one not in wanted]
+    for entry in (*wanted, *others):
         _refuse_if_taken(store, entry)
-    # The one that was asked for comes last, so that after a crash it can be asked for again.
-    for entry in (*others, wanted):
+    # Those that were asked for come last, so that after a crash they can be asked for again.
+    for entry in (*others, *wanted):
         _bring_back(store, entry)
-    return [wanted, *others]
+    return [*wanted, *others]
+
+
+def _meant(store: Store, entries: Sequence[TrashEntry], recorder_id: str) -> TrashEntry:
+    """Return the entry of a recorder; of several with one id, what was deleted last."""
+    known = {str(entry.recorder_id): entry for entry in reversed(entries)}
+    if recorder_id in known:
+        return known[recorder_id]
+    near = [one for one in known if one.startswith(recorder_id) or one.endswith(recorder_id)]
+    if not recorder_id or len(near) != 1:
+        raise TrashEntryNotFoundError(
+            "recorder", recorder_id, store=store.root, known=near or list(known)
+        )
+    return known[near[0]]
 
 
 def _target(store: Store, entry: TrashEntry) -> Path:
