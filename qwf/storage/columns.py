@@ -63,7 +63,7 @@ def _packed(values: list[Any], rows: int) -> tuple[str, Any]:
     ]
     present = [row for row, value in enumerate(values) if value is not None]
     first = values[0] if rows else None
-    if len(present) in (0, rows) and all(value == first for value in values):
+    if len(present) in (0, rows) and _all_are(first, values):
         return _ONE, first
     if 2 * len(present) < rows:
         return _SOME, [present, [values[row] for row in present]]
@@ -73,6 +73,12 @@ def _packed(values: list[Any], rows: int) -> tuple[str, Any]:
         if 4 * len(numbers) < rows:
             return _CODES, [list(numbers), codes]
     return _ALL, values
+
+
+def _all_are(first: Any, values: list[Any]) -> bool:
+    # 1, 1.0 and True are equal, and so are 0.0 and -0.0; their texts are not.
+    text = repr(first)
+    return all(value == first and repr(value) == text for value in values)
 
 
 def _unpacked(form: str, content: Any, rows: int) -> list[Any]:

@@ -4,13 +4,16 @@ An index is a directory of files of columns (`columns`) and of numbered manifest
 says which of those files hold, and what the owner of the index wants to know beside them. A
 manifest is never replaced: the next one gets the next number by `link`, so of two that build on
 the same one only one is kept, and nobody needs a lock. Later files win over earlier ones, row by
-row. Losing the directory, or finding it damaged, costs time only.
+row. Losing the directory, or finding it damaged, costs time only: somebody begins anew, with an
+empty snapshot *before* reading what goes into the next, so that nothing can be published that was
+read before others have published something newer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +68,8 @@ class Snapshot:
     Attributes
     ----------
     number : int
+    origin : int
+        The number of the one that began anew; all that build on it have the same.
     facts : dict
         What the owner has noted.
     files : tuple of ColumnFile
@@ -72,6 +77,7 @@ class Snapshot:
     """
 
     number: int
+    origin: int
     facts: dict[str, Json]
     files: tuple[ColumnFile, ...]
 
@@ -96,6 +102,7 @@ class Index:
     def __init__(self, directory: Path, families: Sequence[str]) -> None:
         self.directory = directory
         self._families = ("row", *families)
+        self._seen = 0  # the highest number when it was looked for last
 
     def newest(self, known: Snapshot | None = None) -> Snapshot | None:
         """Return the newest snapshot; `known` itself if that is still it.
@@ -107,8 +114,11 @@ class Index:
         One listing of a directory when nothing has changed.
         """
         for _ in range(_ATTEMPTS):
-            names = fsio.list_names(self.directory)
-            number = max(map(_number, names), default=0)
+            try:
+                names = fsio.list_names(self.directory)
+            except OSError:  # a colleague's, who has closed it to others, or no directory
+                return None
+            number = self._seen = _highest(names)
             if number == 0:
                 return None
             if known is not None and number == known.number:
@@ -130,7 +140,7 @@ class Index:
             raise CorruptRecordError(path, "it does not match its checksum")
         document = parse_document(data, path, kind=_KIND, version=INDEX_FORMAT)
         files = tuple(ColumnFile(self.directory / name) for name in document["files"])
-        return Snapshot(number, document["facts"], files)
+        return Snapshot(number, document["origin"], document["facts"], files)
 
     def verify(self) -> None:
         """Read all of the newest snapshot.
@@ -141,7 +151,7 @@ class Index:
             If a part of it is damaged.
         """
         for _ in range(_ATTEMPTS):
-            number = max(map(_number, fsio.list_names(self.directory)), default=0)
+            number = _highest(fsio.list_names(self.directory))
             try:
                 for file in self._load(number).files if number else ():
                     file.verify()
@@ -151,9 +161,31 @@ class Index:
             return
         raise CorruptRecordError(self.directory, f"a file of it is missing ({missing})")
 
+    def begin(self, facts: dict[str, Json]) -> Snapshot | None:
+        """Publish a snapshot without rows, in the place of whatever there is.
+
+        To be called when `newest` has found nothing, before what is to be committed is read.
+
+        Returns
+        -------
+        Snapshot or None
+            What to build on. None if somebody else has published one since.
+        """
+        fsio.make_directories(self.directory)
+        names = fsio.list_names(self.directory)
+        if _highest(names) != self._seen:
+            return None
+        # By the clock, so that what a late one adds to an index that was removed is not newer.
+        number = max(self._seen + 1, time.time_ns() // 1_000_000)
+        snapshot = Snapshot(number, number, facts, ())
+        if not self._publish(snapshot):
+            return None
+        self._tidy(names, {number}, ())
+        return snapshot
+
     def commit(
         self,
-        base: Snapshot | None,
+        base: Snapshot,
         rows: Rows,
         facts: dict[str, Json],
         *,
@@ -163,10 +195,10 @@ class Index:
 
         Parameters
         ----------
-        base : Snapshot or None
-            What the new one builds on; None for nothing, also when what is there is damaged.
+        base : Snapshot
+            What the new one builds on.
         rows : Rows
-            Replace those of the same id.
+            Replace those of the same id. They were read after `base` was.
         facts : dict
             Replace those of `base`.
         without : collection of str
@@ -175,7 +207,12 @@ class Index:
         Returns
         -------
         Snapshot or None
-            None if somebody was faster. Nothing is left then.
+            None if somebody was faster, or has removed the index.
+
+        Raises
+        ------
+        CorruptRecordError
+            If a file of the index that was to be merged is damaged.
 
         Notes
         -----
@@ -183,27 +220,47 @@ class Index:
         that a later commit removes. Files are merged so that there are few: each is at least
         twice as large as the next, so a row is written again about log2(rows) times.
         """
-        fsio.make_directories(self.directory)
         names = fsio.list_names(self.directory)
-        numbers = [number for number in map(_number, names) if number]
-        number = 1 + (max(numbers, default=0) if base is None else base.number)
-        kept, merged = self._split(() if base is None else base.files, rows.rows)
-        if not {file.path.name for file in kept}.issubset(names):
-            return None  # somebody has removed the index
+        kept, merged = self._split(base.files, rows.rows)
+        if _highest(names) != base.number or not {file.path.name for file in kept}.issubset(names):
+            return None
         files = list(kept)
         if rows.rows or merged:
             files.append(self._write([*merged, rows], without))
-        document = new_document(
-            _KIND, INDEX_FORMAT, facts=facts, files=[file.path.name for file in files]
-        )
-        if not fsio.create_whole(
-            self.directory / f"{_MANIFEST}{number}", encode_document(document), durable=False
-        ):
+        snapshot = Snapshot(base.number + 1, base.origin, facts, tuple(files))
+        if not self._publish(snapshot):
             for file in files[len(kept) :]:
                 fsio.remove_file(file.path)
             return None
-        self._tidy(names, number, files)
-        return Snapshot(number, facts, tuple(files))
+        if not self._is_newest(snapshot, base):
+            return None
+        self._tidy(names, {base.number, snapshot.number}, files)
+        return snapshot
+
+    def _publish(self, snapshot: Snapshot) -> bool:
+        document = new_document(
+            _KIND,
+            INDEX_FORMAT,
+            origin=snapshot.origin,
+            facts=snapshot.facts,
+            files=[file.path.name for file in snapshot.files],
+        )
+        path = self.directory / f"{_MANIFEST}{snapshot.number}"
+        return fsio.create_whole(path, encode_document(document), durable=False)
+
+    def _is_newest(self, snapshot: Snapshot, base: Snapshot) -> bool:
+        """Whether a snapshot that was published holds.
+
+        Its number is free again when others have gone further and have tidied up, or when the
+        whole index was removed meanwhile. Nobody looks at it in the first case.
+        """
+        numbers = set(map(_number, fsio.list_names(self.directory)))
+        if max(numbers) > snapshot.number:
+            return False
+        if base.number not in numbers:
+            fsio.remove_file(self.directory / f"{_MANIFEST}{snapshot.number}")
+            return False
+        return True
 
     @staticmethod
     def _split(
@@ -237,19 +294,28 @@ class Index:
                 found.update(dict.fromkeys((family, key) for key in part.keys(family)))
         return list(found)
 
-    def _tidy(self, names: Iterable[str], number: int, files: Sequence[ColumnFile]) -> None:
-        """Remove what the manifest of this number does not need; that it is gone harms nobody."""
+    def _tidy(
+        self, names: Iterable[str], numbers: Collection[int], files: Sequence[ColumnFile]
+    ) -> None:
+        """Remove what the newest manifest does not need; that it is gone harms nobody.
+
+        The one before stays: who lists the names while the newest comes finds one of the two.
+        """
         needed = {file.path.name for file in files}
         with contextlib.suppress(OSError):
-            now = fsio.modified_at(self.directory / f"{_MANIFEST}{number}")
+            now = fsio.modified_at(self.directory / f"{_MANIFEST}{max(numbers)}")
             for name in names:
                 path = self.directory / name
-                old = 0 < _number(name) < number
+                old = 0 < _number(name) < max(numbers) and _number(name) not in numbers
                 if name.startswith(_COLUMNS) and name not in needed:
                     # Merged ones are taken for orphans too: a reader may still be at them.
                     old = now - fsio.modified_at(path) > _ORPHAN_SECONDS
                 if old:
                     fsio.remove_file(path)
+
+
+def _highest(names: Iterable[str]) -> int:
+    return max(map(_number, names), default=0)
 
 
 def _number(name: str) -> int:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ..errors import CorruptRecordError, FormatVersionError, QwfError
 from ..storage import fsio, layout
@@ -55,6 +55,10 @@ _BROKEN_NAME: Final = "(broken)"
 _MOST_VALUES: Final = 4_000_000
 
 
+# Inode and modification time of a directory; None if it is not there.
+_Stamp: TypeAlias = "tuple[int, int] | None"
+
+
 class _Segment:
     """A file of columns of the index, whose columns are kept when they were read."""
 
@@ -64,6 +68,7 @@ class _Segment:
         self.rows = file.rows
         self._columns: dict[Key, list[Any]] = {}
         self._instead: Rows | None = None
+        self.is_damaged = False
         self.ids: list[str] = self.column(*ID)
         self.revisions: list[int] = self.column(*REVISION)
 
@@ -83,9 +88,10 @@ class _Segment:
         if self._instead is None:
             try:
                 return self._file.column(family, key)
-            except (FileNotFoundError, CorruptRecordError):
+            except (FileNotFoundError, CorruptRecordError) as error:
                 if family == ID[0]:
                     raise
+                self.is_damaged = isinstance(error, CorruptRecordError)
                 # Removed or damaged after it was opened: the recorders themselves tell.
                 self._instead = self._reread(self.ids)
                 self._columns.clear()
@@ -155,13 +161,16 @@ class Catalog:
 
     def _forget(self) -> None:
         self._snapshot: Snapshot | None = None
+        self._is_damaged = False  # a file of it
         self._segments: list[_Segment] = []
         # Ended recorders that this process has read and that are in no snapshot yet.
         self._read: dict[str, dict[Key, Any]] = {}
         self._known: dict[str, int] = {}  # revision per ended recorder
         self._names: set[str] = set()
         self._others: set[str] = set()  # names of what is not known to have ended
-        self._stamp: tuple[int, int] | None = None
+        self._inode = 0  # of the directory that all this is about
+        self._changed: _Stamp = None  # of the marks, when they were listed last
+        self._stamp: _Stamp = None
         self._seen_at = 0.0  # when this stamp was seen first
         self._trusted = False  # whether no change can hide behind the stamp
         self._table: RecorderTable | None = None
@@ -177,10 +186,17 @@ class Catalog:
         a change see the recorder before or after it.
         """
         with self._lock:
+            changed = _stamp_of(self._changes)
             marks = marks_of(self._store, self._experiment_id)
             # In this order: a mark that is gone is in the snapshot which is looked for now.
-            self._look_for_snapshot()
-            self._look_for_names()
+            newest = self._index.newest(self._snapshot)
+            stamp = _stamp_of(self._directory)
+            if stamp is None:
+                self._forget()
+                return RecorderTable([])
+            self._look_at_snapshot(newest, stamp[0], changed)
+            self._look_for_names(stamp)
+            self._begin_index()
             doubtful = {
                 one for one, revision in marks.items() if self._known.get(one, 0) < revision
             }
@@ -191,22 +207,39 @@ class Catalog:
 
     # --- what is new ---
 
-    def _look_for_snapshot(self) -> None:
-        newest = self._index.newest(self._snapshot)
-        if newest is self._snapshot and (newest is not None or not self._writable):
-            return
-        if newest is None or (self._snapshot and newest.number < self._snapshot.number):
-            # The index was removed, and with it what told which marks were taken into account.
+    def _look_at_snapshot(self, newest: Snapshot | None, inode: int, changed: _Stamp) -> None:
+        if newest is not None and (
+            # Rows of another directory, which was here before or of which this is a copy.
+            newest.facts.get("inode") != inode
+            or self._is_damaged
+            or any(segment.is_damaged for segment in self._segments)
+        ):
+            newest = None
+        if not self._goes_on(newest, inode, changed):
             self._forget()
-        try:
-            self._take(newest)
-        except (FileNotFoundError, CorruptRecordError):
-            self._forget()
+        if newest is not None and newest is not self._snapshot:
+            try:
+                self._take(newest)
+            except (FileNotFoundError, CorruptRecordError):
+                self._forget()
+        self._inode, self._changed = inode, changed
 
-    def _take(self, snapshot: Snapshot | None) -> None:
+    def _goes_on(self, newest: Snapshot | None, inode: int, changed: _Stamp) -> bool:
+        """Whether what is known can still be held against the marks.
+
+        They are removed when a snapshot takes them into account. When it is gone, or one that
+        was begun anew stands in its place, nobody can tell which there have been.
+        """
+        before = self._snapshot
+        if newest is None:
+            here = (inode, changed) == (self._inode, self._changed)
+            return before is None and not self._writable and here
+        return (
+            before is not None and before.origin == newest.origin and before.number <= newest.number
+        )
+
+    def _take(self, snapshot: Snapshot) -> None:
         """Know what a snapshot knows, besides what was read in this process since."""
-        if snapshot is None:
-            return
         kept = {segment.name: segment for segment in self._segments}
         segments = [
             kept.get(file.path.name) or _Segment(file, self._reread) for file in snapshot.files
@@ -233,13 +266,8 @@ class Catalog:
         else:
             self._others = {one for one in self._names if one not in known}
 
-    def _look_for_names(self) -> None:
+    def _look_for_names(self, stamp: tuple[int, int]) -> None:
         """List the recorders again, unless nothing can have come or gone."""
-        try:
-            stamp = fsio.stamp(self._directory)
-        except (FileNotFoundError, NotADirectoryError):
-            self._forget()
-            return
         now = time.monotonic()
         if stamp != self._stamp:
             self._stamp, self._seen_at, self._trusted = stamp, now, False
@@ -274,6 +302,7 @@ class Catalog:
         broken: list[str] = []
         for name, found in self._documents(sorted(names)):
             if found is None:  # a foreign entry, or deleted meanwhile
+                self._unlearn(name)
                 continue
             if isinstance(found, Exception):
                 broken.append(name)
@@ -356,37 +385,52 @@ class Catalog:
 
     # --- writing ---
 
+    def _begin_index(self) -> None:
+        """Have something to build on, before anything is read that goes into the index."""
+        if self._snapshot is None and self._writable and len(self._others) >= _FEW:
+            with self._writing():
+                self._snapshot = self._index.begin(self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        return {"others": [], "gone": [], "directory": None, "inode": self._inode}
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptRecordError:
+            self._is_damaged = True  # the next listing begins anew
+        except (OSError, QwfError) as error:
+            # A store that may only be read, or a full disk: the next process reads all again.
+            self._writable = isinstance(error, FileNotFoundError)
+            _logger.debug("no index of %s is written: %s", self._directory, error)
+
     def _write_index(self, marks: dict[str, int], doubtful: int) -> None:
         """Put into the index what has ended, if it is much or was asked for in vain."""
-        stale = self._snapshot is not None and self._is_worth_a_stamp()
-        much = len(self._read) >= _FEW or (doubtful >= _FEW and bool(self._read))
-        if not self._writable or not (much or stale):
+        if self._snapshot is None or not self._writable:
             return
-        facts: dict[str, Any] = {"others": [], "gone": [], "directory": None}
+        much = len(self._read) >= _FEW or (doubtful >= _FEW and bool(self._read))
+        if not much and not self._is_worth_a_stamp(self._snapshot):
+            return
+        facts = self._facts()
         indexed = {one for segment in self._segments for one in segment.ids} | self._read.keys()
         facts["gone"] = sorted(indexed - self._known.keys())
         if len(self._others) + len(facts["gone"]) <= _MOST_OTHERS:
             facts["others"] = sorted(self._others)
             facts["directory"] = list(self._stamp or ()) if self._trusted else None
         rows = Rows(list(self._read.values()))
-        try:
+        with self._writing():
             written = self._index.commit(self._snapshot, rows, facts, without=facts["gone"])
-        except (OSError, QwfError) as error:
-            # A store that may only be read, or a full disk: the next process reads all again.
-            self._writable = isinstance(error, FileNotFoundError)
-            _logger.debug("no index of %s is written: %s", self._directory, error)
-            return
-        if written is not None:
-            self._take(written)
-            self._remove_spent(marks)
+            if written is not None:
+                self._take(written)
+                self._remove_spent(marks)
 
-    def _is_worth_a_stamp(self) -> bool:
+    def _is_worth_a_stamp(self, snapshot: Snapshot) -> bool:
         """Whether others would list many names in vain because the snapshot trusts no stamp."""
-        assert self._snapshot is not None
         return (
             self._trusted
             and len(self._names) > _MOST_OTHERS >= len(self._others)
-            and self._snapshot.facts.get("directory") != list(self._stamp or ())
+            and snapshot.facts.get("directory") != list(self._stamp or ())
         )
 
     def _remove_spent(self, marks: dict[str, int]) -> None:
@@ -398,6 +442,13 @@ class Catalog:
                     marks.get(parsed[0], 0), self._known.get(parsed[0], 0)
                 ):
                     fsio.remove_file(self._changes / name)
+
+
+def _stamp_of(directory: Path) -> _Stamp:
+    try:
+        return fsio.stamp(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _names_of(fact: object) -> set[str]:
