@@ -139,7 +139,7 @@ def test_the_end_of_a_program_ends_its_run(
     name = "e" if "e" in R.list_experiments() else "Experiment"
     assert set(statuses(name)) == {status}
     recorder = next(iter(R.list_recorders(experiment_name=name).values()))
-    assert (recorder.end_time is None) == (status == "RUNNING")
+    assert (recorder.end_time is None) == (status == "LOST")
     assert "Error in" not in result.stderr
 
 
