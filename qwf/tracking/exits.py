@@ -49,6 +49,9 @@ _program: FrameType | None = None
 # Whether the last exit that the main thread asked for was one with an error; None for no exit.
 _exit_failed: bool | None = None
 _worker: int | None = None  # the multiprocessing child that ends its runs itself
+# Processes by their pid, because a forked child must not take these for its own.
+_terminated: int | None = None  # has got SIGTERM
+_ending: int | None = None  # is ending its open runs, which are not open any more
 
 
 def keep(key: str, end: Callable[[bool], None]) -> None:
@@ -112,13 +115,20 @@ def _handle_sigterm() -> None:
 
 
 def _on_sigterm(number: int, _: FrameType | None) -> None:
-    if not any(pid == os.getpid() for pid, _ in _open):
+    global _terminated
+    me = os.getpid()
+    if _terminated == me:
+        return  # another exit would interrupt what the first one makes blocks do
+    # A copy, because other threads start and end runs.
+    if _ending != me and not any(pid == me for pid, _ in list(_open)):
         _die_of(number)
+    _terminated = me
     # Not ended here: what the signal has interrupted may hold the locks that this would need.
     watcher = threading.Timer(_GRACE_SECONDS, _end_by_force, [number])
     watcher.daemon = True
     watcher.start()
-    sys.exit(128 + number)
+    if _ending != me:
+        sys.exit(128 + number)
 
 
 def _end_by_force(number: int) -> None:
@@ -214,13 +224,17 @@ def _outermost(frame: FrameType) -> FrameType:
 
 def _end_all(*, failed: bool) -> int:
     """End the open runs and return how many could be."""
+    global _ending
     ended = 0
-    mine = [key for key in _open if key[0] == os.getpid()]
-    for key in reversed(mine):
-        end = _open.pop(key, None)
-        if end is not None:
-            # A store or run that is gone must not hide the exit, nor keep others from ending.
-            with contextlib.suppress(OSError, QwfError):
-                end(failed)
-                ended += 1
+    _ending = os.getpid()
+    try:
+        for key in [key for key in reversed(list(_open)) if key[0] == _ending]:
+            end = _open.pop(key, None)
+            if end is not None:
+                # A store or run that is gone must not hide the exit, nor keep others from ending.
+                with contextlib.suppress(OSError, QwfError):
+                    end(failed)
+                    ended += 1
+    finally:
+        _ending = None
     return ended
