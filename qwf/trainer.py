@@ -515,5 +515,5 @@ def _end_what_is_left(recorder: Recorder) -> None:
     """Fail the run of a process that died in it, and have the caller's object show its status."""
     with contextlib.suppress(OSError, QwfError):  # the failure itself is what has to be told
         recorder.list_tags()
-        if recorder.status == Recorder.STATUS_R:
+        if recorder.status not in (Recorder.STATUS_S, Recorder.STATUS_FI, Recorder.STATUS_FA):
             recorder.end_run(Recorder.STATUS_FA)

@@ -306,7 +306,8 @@ def test_a_process_that_is_killed_costs_its_own_task_only(store: Path) -> None:
     assert [one is None for one in caught.value.recorders] == [False, True, False]
     # Nobody here knows the run that the process had made.
     statuses = [one.status for one in R.list_recorders(experiment_name="f").values()]
-    assert sorted(statuses) == ["FINISHED", "FINISHED", "RUNNING"]
+    assert sorted(statuses)[:2] == ["FINISHED", "FINISHED"]
+    assert sorted(statuses)[2] in {"LOST", "RUNNING"}
 
 
 def test_a_pool_that_breaks_leaves_no_recorder_running_and_what_was_trained_is_kept(
