@@ -103,6 +103,7 @@ _PUBLIC = {
     "LoadObjectError": "errors",
     "RecorderInitializationError": "errors",
     "RecorderNotFoundError": "errors",
+    "TrainingError": "errors",
 }
 
 __all__ = ["C", "__version__", "init", *_PUBLIC]

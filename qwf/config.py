@@ -7,13 +7,14 @@ change through `add_guard`; rooms that derive something from a setting read `C` 
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from .errors import ConfigError, suggest
 
-__all__ = ["C", "Config", "add_guard", "init"]
+__all__ = ["C", "Config", "add_guard", "init", "parse_kernels"]
 
 # Setting -> the values it may have.
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -26,6 +27,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "default_exp_name": "Experiment",
     "provider_uri": None,
     "calendar": None,
+    "kernels": 1,
     "logging_level": None,
     "pickle_policy": "trusted",
     "pickle_allow": (),
@@ -36,6 +38,7 @@ _ENVIRONMENT: Final[Mapping[str, str]] = {
     "uri": "QWF_URI",
     "default_exp_name": "QWF_DEFAULT_EXP_NAME",
     "provider_uri": "QWF_PROVIDER_URI",
+    "kernels": "QWF_KERNELS",
     "pickle_policy": "QWF_PICKLE_POLICY",
     "provenance": "QWF_PROVENANCE",
 }
@@ -59,7 +62,6 @@ _QLIB_ONLY: Final = frozenset(
         "flask_server",
         "instrument_provider",
         "joblib_backend",
-        "kernels",
         "local_cache_path",
         "logging_config",
         "maxtasksperchild",
@@ -159,16 +161,29 @@ class Config:
         self.origin = os.getcwd()
 
     def state(self) -> dict[str, Any]:
-        """Return what a worker process needs to have the same settings."""
+        """Return what a worker needs to have the same settings, those of the environment too.
+
+        Only ``kernels`` is 1: what a worker does is not to be multiplied by what runs beside it.
+        """
+        given = {name for name, variable in _ENVIRONMENT.items() if variable in os.environ}
+        values = {name: getattr(self, name) for name in (*self._values, *sorted(given))}
         return {
-            "values": self._values,
-            "registered": self.registered,
+            "values": {**values, "kernels": 1},
+            "registered": self.located,
             "origin": self.origin or os.getcwd(),
         }
 
     @staticmethod
     def restore(state: Mapping[str, Any]) -> None:
-        """Take over, in a worker process, the settings that `state` returned in another."""
+        """Take over, in a worker process, the settings that `state` returned in another.
+
+        Raises
+        ------
+        RecorderInitializationError
+            If an experiment is active in this process. Nothing was changed.
+        """
+        for guard in _guards:
+            guard()
         C._values = dict(state["values"])
         C.registered = state["registered"]
         C.origin = state["origin"]
@@ -205,6 +220,8 @@ def init(default_conf: str = "client", **settings: Any) -> None:
             A Qlib data directory; its ``calendars/day.txt`` becomes the calendar.
         ``calendar`` : sequence of dates, path of a text file, DataFrame or calendar object
             The trading calendar; beats ``provider_uri``.
+        ``kernels`` : int, default 1
+            How many tasks a trainer trains at once, each in a process of its own.
         ``logging_level`` : int or str
             Level of the logger ``qwf``.
         ``pickle_policy`` : {"trusted", "restricted", "never"}
@@ -271,19 +288,26 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values.get("default_exp_name", "Experiment")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"default_exp_name is {name!r}; expected a name. Nothing was changed.")
-    level = values.get("logging_level")
+    if "kernels" in values:
+        parse_kernels(values["kernels"])
+    _check_level(values.get("logging_level"))
+    return dict(values)
+
+
+def _check_level(level: object) -> None:
     if isinstance(level, int) or level is None:
-        return dict(values)
-    if not isinstance(logging.getLevelName(level), int):
+        return
+    if not isinstance(level, str) or not isinstance(logging.getLevelName(level), int):
         levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
         raise ConfigError(
             f"logging_level is {level!r}; {suggest(level, levels)} Nothing was changed."
         )
-    return dict(values)
 
 
-def _from_environment(name: str, variable: str) -> str:
+def _from_environment(name: str, variable: str) -> Any:
     value = os.environ[variable]
+    if name == "kernels":
+        return parse_kernels(int(value) if value.strip().isdecimal() else value, variable)
     if name in _CHOICES:
         _check_choice(name, value, f"the environment variable {variable}")
     return value
@@ -294,6 +318,25 @@ def _check_choice(name: str, value: object, shown: str) -> None:
         raise ConfigError(
             f"{shown} is {value!r}; {suggest(value, _CHOICES[name])} Nothing was changed."
         )
+
+
+def parse_kernels(value: Any, name: str = "kernels") -> int:
+    """Return how many may run at once.
+
+    Raises
+    ------
+    ConfigError
+        If it is no whole number of 1 or more.
+    """
+    try:
+        kernels = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        kernels = 0
+    if kernels < 1:
+        raise ConfigError(
+            f"{name} is {value!r}; expected a whole number of 1 or more. Nothing was changed."
+        )
+    return kernels
 
 
 def _items(value: Any) -> list[Any]:

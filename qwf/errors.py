@@ -6,7 +6,7 @@ catch. All of them survive pickling, because workers are processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from typing import Any
@@ -49,6 +49,7 @@ __all__ = [
     "SegmentError",
     "SessionOutOfBoundsError",
     "StoreNotFoundError",
+    "TrainingError",
     "TrashEntryNotFoundError",
     "UnknownNameError",
     "UnknownStatusError",
@@ -447,6 +448,48 @@ class SaveObjectError(QwfError, TypeError):
 
 class PickleRefusedError(LoadObjectError, PermissionError):
     """The pickle policy does not allow what an artifact asks for."""
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+class TrainingError(QwfError, RuntimeError):
+    """Some tasks of several failed; the others were trained all the same.
+
+    Attributes
+    ----------
+    experiment : str or None
+        The name that the trainer was given.
+    recorders : list of Recorder or None
+        In the order of the tasks; None where one failed.
+    failures : dict of int to exception
+        By the position of the task.
+    """
+
+    def __init__(
+        self,
+        experiment: str | None,
+        *,
+        recorders: Sequence[Any],
+        failures: Mapping[int, BaseException],
+    ) -> None:
+        super().__init__()
+        self.experiment = experiment
+        self.recorders, self.failures = list(recorders), dict(sorted(failures.items()))
+
+    def __str__(self) -> str:
+        shown = [
+            f"task {index}: {type(error).__name__}: {error}"
+            for index, error in list(self.failures.items())[:3]
+        ]
+        more = len(self.failures) - len(shown)
+        return (
+            f"{len(self.failures)} of {len(self.recorders)} tasks failed in experiment "
+            f"{self.experiment!r}: {'; '.join(shown)}{f'; and {more} more' if more else ''}. The "
+            f"other {len(self.recorders) - len(self.failures)} are trained and kept, and "
+            "`recorders` of this error holds them. Mend the tasks of `failures` and train those "
+            "again."
+        )
 
 
 # --- calendar and segments -------------------------------------------------------------------

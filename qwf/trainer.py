@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from .config import C
-from .errors import PlaceholderError, suggest
+from .config import C, parse_kernels
+from .errors import ConfigError, PlaceholderError, QwfError, TrainingError, suggest
 from .instantiate import (
     auto_filter_kwargs,
     fill_placeholder,
@@ -21,7 +21,8 @@ from .instantiate import (
     get_callable_kwargs,
     init_instance_by_config,
 )
-from .progress import track
+from .parallel import Call, Outcome, in_processes, on_executor, one_by_one
+from .progress import Meter
 from .tracking.manager import default_manager
 from .tracking.recorder import Recorder
 from .types import Task
@@ -257,7 +258,7 @@ def _as_recorders(models: Recorder | list[Recorder]) -> list[Recorder]:
 
 
 class TrainerR(Trainer):
-    """Trains tasks one after the other, each as a run of an experiment.
+    """Trains tasks, each as a run of an experiment: one after the other, or several at once.
 
     Parameters
     ----------
@@ -266,11 +267,32 @@ class TrainerR(Trainer):
     train_func : callable
         ``train_func(task, experiment_name, recorder_name=..., **kwargs)`` returns a recorder.
     call_in_subproc : bool, default False
-        Train each task in a process of its own, which gives all its memory back. When it dies,
-        `BrokenProcessPool` is raised. A recorder that was given to `end_train` is then FAILED;
-        one that the process has made itself stays RUNNING, as after every crash.
+        Train each task in a process of its own, which gives all its memory back, also when only
+        one is trained at a time.
     default_rec_name : str, optional
         The name of the recorders.
+    kernels : int, optional
+        How many tasks are trained at once; if more than one, each in a process of its own.
+        Default: the setting ``kernels`` of `qwf.init`, which is 1.
+    executor : concurrent.futures.Executor, optional
+        What trains instead: processes, threads, or a cluster such as ``Client.get_executor()`` of
+        dask.distributed, whose nodes have the store mounted at the same path. How many at once is
+        then its business. It is not shut down.
+
+    Notes
+    -----
+    Settings and store are the same wherever a task is trained. One at a time, the first failing
+    task is raised at once. Several at once, all are trained before `TrainingError` tells which
+    failed.
+
+    A process of its own that dies (`BrokenProcessPool`) costs its own task only. A recorder that
+    was given to `end_train` is then FAILED; one that the process has made itself stays RUNNING,
+    as after every crash. Ctrl-C, like any error that ends the waiting, ends these processes and
+    fails their runs; what was trained before is kept. Of an executor it cancels what has not begun.
+
+    Processes are started as `multiprocessing` is set to. When libraries that have threads of their
+    own (OpenMP) have worked in this process before, ``set_start_method("forkserver")`` is safer
+    than Linux's "fork" was until Python 3.14.
     """
 
     STATUS_KEY: Final = "train_status"
@@ -283,12 +305,22 @@ class TrainerR(Trainer):
         train_func: Callable[..., Recorder] = task_train,
         call_in_subproc: bool = False,
         default_rec_name: str | None = None,
+        *,
+        kernels: int | None = None,
+        executor: Executor | None = None,
     ) -> None:
         super().__init__()
+        if executor is not None and (kernels is not None or call_in_subproc):
+            raise ConfigError(
+                "an executor decides itself how many tasks run at once, and in which processes: "
+                "leave kernels and call_in_subproc out, or the executor. Nothing was started."
+            )
         self.experiment_name = experiment_name
         self.default_rec_name = default_rec_name
         self.train_func = train_func
         self._call_in_subproc = call_in_subproc
+        self._kernels = None if kernels is None else parse_kernels(kernels)
+        self._executor = executor
 
     def train(
         self,
@@ -297,7 +329,7 @@ class TrainerR(Trainer):
         experiment_name: str | None = None,
         **kwargs: Any,
     ) -> list[Recorder]:
-        """Train tasks, in order.
+        """Train tasks, begun in order.
 
         Parameters
         ----------
@@ -311,20 +343,30 @@ class TrainerR(Trainer):
         -------
         list of Recorder
             In the order of the tasks, tagged ``train_status``.
+
+        Raises
+        ------
+        TrainingError
+            If several are trained at once and some failed. The others are in its ``recorders``.
+        Exception
+            If one is trained at a time, what the first failing task raises.
         """
         todo = [tasks] if isinstance(tasks, Mapping) else list(tasks)
         train = train_func or self.train_func
         name = self.experiment_name if experiment_name is None else experiment_name
-        recorders = []
-        for task in track(todo, f"train {name}"):
-            arguments = {"recorder_name": self.default_rec_name, **kwargs}
-            if self._call_in_subproc:
-                recorder = _in_subprocess(train, task, name, **arguments)
-            else:
-                recorder = train(task, name, **arguments)
+        arguments = {"recorder_name": self.default_rec_name, **kwargs}
+        calls = [
+            Call(_named(position, train, name), partial(train, task, name, **arguments))
+            for position, task in enumerate(todo)
+        ]
+        recorders: list[Recorder | None] = [None] * len(todo)
+
+        def keep(index: int, recorder: Recorder) -> None:
             recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN})
-            recorders.append(recorder)
-        return recorders
+            recorders[index] = recorder
+
+        failures = self._run(calls, name, keep)
+        return _all_or_error(name, recorders, failures)
 
     def end_train(self, models: Recorder | list[Recorder], **kwargs: Any) -> list[Recorder]:
         """Tag the recorders as trained and return them."""
@@ -332,6 +374,67 @@ class TrainerR(Trainer):
         for recorder in recorders:
             recorder.set_tags(**{self.STATUS_KEY: self.STATUS_END})
         return recorders
+
+    def _run(
+        self,
+        calls: Sequence[Call[Recorder]],
+        name: str | None,
+        keep: Callable[[int, Recorder], None],
+    ) -> dict[int, BaseException]:
+        """Make the calls, keep each recorder as it comes; return what failed, or raise the first.
+
+        To keep a recorder writes to the store, which may fail as the training may.
+        """
+        kernels = C.kernels if self._kernels is None else self._kernels
+        several = self._executor is not None or kernels > 1
+        failures: dict[int, BaseException] = {}
+        with (
+            Meter(len(calls), f"train {name}") as meter,
+            contextlib.closing(self._outcomes(calls, kernels)) as outcomes,
+        ):
+            for outcome in outcomes:
+                error = _kept(keep, outcome) if outcome.error is None else outcome.error
+                if error is not None and not several:
+                    raise error
+                if error is not None:
+                    _logger.warning("%s failed: %r", calls[outcome.index].name, error)
+                    failures[outcome.index] = error
+                meter.count(failed=error is not None)
+        return failures
+
+    def _outcomes(
+        self, calls: Sequence[Call[Recorder]], kernels: int
+    ) -> Generator[Outcome[Recorder], None, None]:
+        if self._executor is not None:
+            return on_executor(calls, self._executor)
+        if kernels > 1 or self._call_in_subproc:
+            return in_processes(calls, kernels)
+        return one_by_one(calls)
+
+
+def _named(position: int, call: Callable[..., Recorder], experiment_name: str | None) -> str:
+    function = getattr(call, "__name__", repr(call))
+    return f"task {position} ({function} for experiment {experiment_name!r})"
+
+
+def _kept(
+    keep: Callable[[int, Recorder], None], outcome: Outcome[Recorder]
+) -> BaseException | None:
+    try:
+        keep(outcome.index, cast(Recorder, outcome.value))
+    except Exception as error:  # noqa: BLE001 - a failure like one of the training
+        return error
+    return None
+
+
+def _all_or_error(
+    name: str | None, recorders: Sequence[Recorder | None], failures: Mapping[int, BaseException]
+) -> list[Recorder]:
+    if failures:
+        raise TrainingError(name, recorders=recorders, failures=failures) from failures[
+            min(failures)
+        ]
+    return [recorder for recorder in recorders if recorder is not None]
 
 
 class DelayTrainerR(TrainerR):
@@ -364,55 +467,53 @@ class DelayTrainerR(TrainerR):
         experiment_name: str | None = None,
         **kwargs: Any,
     ) -> list[Recorder]:
-        """Train the prepared recorders, in order; those trained already are passed over.
+        """Train the prepared recorders, begun in order; those trained already are passed over.
+
+        After an error or an interrupt the same call goes on with those that are not trained.
 
         Returns
         -------
         list of Recorder
             The same objects, now FINISHED.
+
+        Raises
+        ------
+        TrainingError
+            If several are trained at once and some failed.
+        Exception
+            If one is trained at a time, what the first failing one raises.
         """
         recorders = _as_recorders(models)
         end = end_train_func or self.end_train_func
         name = self.experiment_name if experiment_name is None else experiment_name
-        for recorder in track(recorders, f"train {name}"):
-            if recorder.list_tags().get(self.STATUS_KEY) == self.STATUS_END:
-                continue
-            if self._call_in_subproc:
-                _end_in_subprocess(end, recorder, name, **kwargs)
-            else:
-                end(recorder, name, **kwargs)
-            recorder.set_tags(**{self.STATUS_KEY: self.STATUS_END})
-        return recorders
+        todo = {
+            recorder.id: position
+            for position, recorder in reversed(list(enumerate(recorders)))
+            if recorder.list_tags().get(self.STATUS_KEY) != self.STATUS_END
+        }
+        positions = sorted(todo.values())
+        calls = [
+            Call(
+                _named(position, end, name),
+                partial(end, recorders[position], name, **kwargs),
+                partial(_end_what_is_left, recorders[position]),
+            )
+            for position in positions
+        ]
+
+        def keep(index: int, _: Recorder) -> None:
+            # The write reads the record, so that the caller's object shows the new status.
+            recorders[positions[index]].set_tags(**{self.STATUS_KEY: self.STATUS_END})
+
+        failed = self._run(calls, name, keep)
+        failures = {positions[index]: error for index, error in failed.items()}
+        kept = [None if todo.get(one.id) in failures else one for one in recorders]
+        return _all_or_error(name, kept, failures)
 
 
-def _in_subprocess(call: Callable[..., Recorder], *args: Any, **kwargs: Any) -> Recorder:
-    """Call a function in a fresh process that has the settings and the store of this one."""
-    settings = (C.state(), str(default_manager().store.root))
-    with ProcessPoolExecutor(max_workers=1, initializer=_restore, initargs=settings) as pool:
-        try:
-            return pool.submit(call, *args, **kwargs).result()
-        except BrokenProcessPool as error:
-            name = getattr(call, "__name__", repr(call))
-            raise BrokenProcessPool(
-                f"the process that was to run {name} for experiment {args[1]!r} died before it "
-                "returned: it was killed (out of memory?) or crashed. A run that it had begun "
-                "was not ended. Look at the system's log, or train with call_in_subproc=False "
-                "to see where it happens."
-            ) from error
-
-
-def _restore(state: Mapping[str, Any], uri: str) -> None:
-    C.restore(state)
-    default_manager().default_uri = uri  # R.set_uri and R.uri_context are no settings
-
-
-def _end_in_subprocess(
-    end: Callable[..., Recorder], recorder: Recorder, name: str | None, **kwargs: Any
-) -> None:
-    try:
-        _in_subprocess(end, recorder, name, **kwargs)
-    except BrokenProcessPool:
-        recorder.end_run(Recorder.STATUS_FA)
-        raise
-    finally:
-        recorder.list_tags()  # reads the record, so that the caller's object shows the new status
+def _end_what_is_left(recorder: Recorder) -> None:
+    """Fail the run of a process that died in it, and have the caller's object show its status."""
+    with contextlib.suppress(OSError, QwfError):  # the failure itself is what has to be told
+        recorder.list_tags()
+        if recorder.status not in (Recorder.STATUS_S, Recorder.STATUS_FI, Recorder.STATUS_FA):
+            recorder.end_run(Recorder.STATUS_FA)

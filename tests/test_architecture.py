@@ -14,7 +14,7 @@ BASE = {"errors", "version", "types"}
 STORAGE = {"storage"}
 ALL_BELOW_FACADE = {
     "storage", "config", "progress", "calendar", "instantiate", "ensemble", "tracking", "tasks",
-    "collect", "records", "data", "trainer",
+    "collect", "records", "data", "parallel", "trainer",
 }  # fmt: skip
 
 # First name below qwf/ -> the first names it may import. ARCHITECTURE.md says why.
@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "collect": {"tracking", "ensemble"},
     "records": {"tracking", "instantiate", "calendar"},
     "data": {"calendar", "storage", "config", "instantiate"},
-    "trainer": {"tracking", "config", "tasks", "records", "instantiate", "progress"},
+    "parallel": {"tracking", "config"},
+    "trainer": {"tracking", "config", "tasks", "records", "instantiate", "progress", "parallel"},
     "facade": {"tracking", "config"},
     "cli": ALL_BELOW_FACADE | {"facade"},
     "testing": {"storage", "tracking"},

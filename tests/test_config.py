@@ -37,6 +37,11 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(tmp_path: Path) -> 
         {"provenance": True},
         {"pickle_allow": "sklearn"},
         {"uri": 3},
+        {"kernels": 0},
+        {"kernels": -2},
+        {"kernels": 2.0},
+        {"kernels": "4"},
+        {"kernels": True},
         {"exp_manager": "MLflowExpManager"},
         {"exp_manager": {"kwargs": {"url": "x"}}},
     ],
@@ -191,3 +196,41 @@ def test_an_impossible_value_in_the_environment_is_refused_when_it_is_needed(
 def test_a_misspelt_choice_is_told_the_nearest() -> None:
     with pytest.raises(ConfigError, match="provenance is 'ful'; did you mean 'full'"):
         qwf.init(provenance="ful")
+
+
+def test_kernels_are_a_whole_number_and_come_from_the_environment_as_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert C.kernels == 1
+    monkeypatch.setenv("QWF_KERNELS", " 4")
+    assert C.kernels == 4
+    qwf.init(uri=tmp_path, kernels=2)
+    assert C.kernels == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5"])
+def test_impossible_kernels_of_the_environment_are_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("QWF_KERNELS", text)
+    with pytest.raises(ConfigError, match=r"QWF_KERNELS is .*; expected a whole number"):
+        C.kernels  # noqa: B018
+
+
+def test_what_a_worker_needs_holds_the_environment_and_one_kernel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, text in {"QWF_URI": "from/environment", "QWF_KERNELS": "4"}.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.chdir(tmp_path)
+    state = C.state()
+    for name in ("QWF_URI", "QWF_KERNELS"):
+        monkeypatch.delenv(name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    Config.restore(state)
+    assert C.kernels == 1
+    assert R.get_uri() == "from/environment"
+    R.log_params(a=1)
+    assert (tmp_path / "from" / "environment").is_dir()
+    R.end_exp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,21 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     with pytest.raises(NotAStoreError, match="is a file and not a directory"):
         parse_uri(tmp_path / "f")
+
+
+def test_a_store_that_another_process_creates_just_now_is_not_taken_for_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "s"
+
+    def then_create(answer: Callable[[Path], bool]) -> Callable[[Path], bool]:
+        def asked(path: Path) -> bool:
+            found = answer(path)
+            os.makedirs(store, exist_ok=True)
+            return found
+
+        return asked
+
+    for question in (Path.is_dir, Path.exists):
+        monkeypatch.setattr(Path, question.__name__, then_create(question))
+    assert parse_uri(store) == store

@@ -485,10 +485,12 @@ class Crash(Model):
 def test_a_subprocess_that_dies_is_told_of_and_fails_its_recorder(store: Path) -> None:
     trainer = DelayTrainerR("e", call_in_subproc=True)
     recorders = DelayTrainerR("e").train([task(model=part(Crash)), task()])
-    with pytest.raises(BrokenProcessPool, match="run end_task_train for experiment 'e' died"):
+    with pytest.raises(
+        BrokenProcessPool, match=r"task 0 \(end_task_train for experiment 'e'\) died"
+    ):
         trainer.end_train(recorders)
     assert [one.status for one in recorders] == ["FAILED", "SCHEDULED"]
-    with pytest.raises(BrokenProcessPool, match="run task_train for experiment 'f' died"):
+    with pytest.raises(BrokenProcessPool, match=r"task 0 \(task_train for experiment 'f'\) died"):
         TrainerR("f", call_in_subproc=True).train(task(model=part(Crash)))
 
 

@@ -105,13 +105,15 @@ def parse_uri(uri: str | os.PathLike[str], *, base: str | os.PathLike[str] = "")
         path = Path(text).expanduser()
     absolute = Path(os.path.abspath(os.path.join(base, path)))
     for place in (absolute, *absolute.parents):
-        if place.is_dir():
-            break
-        if place.exists():
+        if not place.exists():
+            continue
+        # Asked in this order: another process may create the store between the two questions.
+        if not place.is_dir():
             raise NotAStoreError(
                 f"{absolute} cannot be a store: {place} is a file and not a directory. "
                 "Nothing was changed. Give another uri to qwf.init."
             )
+        break
     return absolute
 
 
