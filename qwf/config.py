@@ -288,8 +288,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values.get("default_exp_name", "Experiment")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"default_exp_name is {name!r}; expected a name. Nothing was changed.")
-    if "kernels" in values:
-        parse_kernels(values["kernels"])
+    parse_kernels(values.get("kernels", 1))
     _check_level(values.get("logging_level"))
     return dict(values)
 

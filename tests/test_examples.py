@@ -40,10 +40,13 @@ def test_an_example_runs(script: Path, tmp_path: Path) -> None:
 
 
 def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     script = tmp_path / "readme.py"
-    script.write_text(block)
-    assert run(script, tmp_path) == "FINISHED {'loss': 0.1} {'a': 1.5}\n"
+    script.write_text("\n".join(blocks))
+    first, *rest = run(script, tmp_path).splitlines()
+    assert first == "FINISHED {'loss': 0.1} {'a': 1.5}"
+    assert rest[0].split() == ["run_id", "status", "metrics.loss", "params.lr"]
+    assert rest[1].split()[2:] == ["FINISHED", "0.1", "0.001"]
 
 
 def test_every_command_of_the_readme_is_a_target_of_make() -> None:

@@ -199,10 +199,11 @@ def test_an_error_of_another_process_shows_where_it_was_raised(store: Path) -> N
 
 
 class OddError(Exception):
-    """Cannot be made again from its arguments, as pickle does."""
+    """Cannot be made again from its arguments, as pickle does, nor from its attributes."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} is not {two}")
+        self.lock = threading.Lock()
 
 
 def fail_oddly() -> None:
@@ -254,7 +255,7 @@ def exit_with_error() -> None:
 def test_an_exit_in_another_process_is_an_outcome(store: Path) -> None:
     (outcome,) = in_processes(calls(exit_with_error), 1)
     assert isinstance(outcome.error, SystemExit)
-    assert outcome.error.code == 3
+    assert outcome.error.args == (3,)
 
 
 def leave_run_open(fails: bool) -> None:
