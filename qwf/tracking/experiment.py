@@ -259,7 +259,9 @@ class Experiment:
             If something else is in its place. Nothing was changed.
         """
         entries = restore_recorder(self._store, recorder_id)
-        return Experiment(self._store, entries[0].experiment_id, self.name)._by_id(recorder_id)
+        restored = Experiment(self._store, entries[0].experiment_id, self.name)
+        # Listed, because it may be a broken one, which cannot be opened.
+        return restored.list_recorders()[recorder_id]
 
     # --- many ---
 

@@ -498,7 +498,7 @@ class ExpManager:
     def restore_recorder(self, recorder_id: str) -> Recorder:
         """Bring back a deleted recorder; see `Experiment.restore_recorder`."""
         entries = restore_recorder(self.store, recorder_id)
-        return self._find(entries[0].experiment_id, None).get_recorder(recorder_id)
+        return self._find(entries[0].experiment_id, None).list_recorders()[recorder_id]
 
 
 def _active_recorder_id(layer: _Layer) -> str | None:
