@@ -62,6 +62,7 @@ _METRICS_SUFFIX: Final = ".journal"
 # Linux, macOS and NFS allow 255 bytes; the rest is room for suffixes of temporary files.
 _MAX_NAME_BYTES: Final = 200
 _MAX_TRASH_BYTES: Final = 150
+_TRASH_END_BYTES: Final = 40
 _MOMENT: Final = "%Y%m%d-%H%M%S-%f"
 _DIGEST_MARK: Final = "~"
 _UNESCAPED: Final = frozenset("-_. ()+=@,")
@@ -256,14 +257,18 @@ def new_trash_token() -> str:
 
 def trash_name(entry: str, token: str | None = None) -> str:
     """Return a free name in the trash for an entry that is moved there."""
-    # The time and the token need forty bytes of the name; the beginning says enough of the entry.
-    head = entry.encode()[:_MAX_TRASH_BYTES].decode(errors="ignore")
-    return f"{head}@{token or new_trash_token()}"
+    # The time and the token need forty bytes of the name. The end of the entry is the id of a
+    # recorder, by which those that go together differ.
+    data = entry.encode()
+    if len(data) > _MAX_TRASH_BYTES:
+        data = data[: _MAX_TRASH_BYTES - _TRASH_END_BYTES] + data[-_TRASH_END_BYTES:]
+    return f"{data.decode(errors='ignore')}@{token or new_trash_token()}"
 
 
 def is_cut(entry: str) -> bool:
-    """Whether an entry of `parse_trash_name` may be only the beginning of what was given."""
-    return len(entry.encode()) > _MAX_TRASH_BYTES - 4  # a character has up to four bytes
+    """Whether an entry of `parse_trash_name` may be only a part of what was given."""
+    # A character has up to four bytes, and may have been cut at two places.
+    return len(entry.encode()) > _MAX_TRASH_BYTES - 8
 
 
 def parse_trash_name(name: str) -> tuple[str, str, datetime] | None:

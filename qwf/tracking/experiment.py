@@ -248,8 +248,9 @@ class Experiment:
             If something else is in its place. Nothing was changed.
         """
         found, *_ = restore_recorders(self._store, [recorder_id])
-        experiment = Experiment(self._store, found.experiment_id, self.name)
-        return experiment._by_id(str(found.recorder_id))
+        restored = Experiment(self._store, found.experiment_id, self.name)
+        # Listed, because it may be a broken one, which cannot be opened.
+        return restored.list_recorders()[str(found.recorder_id)]
 
     # --- many ---
 

@@ -499,7 +499,7 @@ class ExpManager:
     def restore_recorder(self, recorder_id: str) -> Recorder:
         """Bring back a deleted recorder; see `Experiment.restore_recorder`."""
         found, *_ = restore_recorders(self.store, [recorder_id])
-        return self._find(found.experiment_id, None).get_recorder(found.recorder_id)
+        return self._find(found.experiment_id, None).list_recorders()[str(found.recorder_id)]
 
 
 def _active_recorder_id(layer: _Layer) -> str | None:

@@ -263,7 +263,7 @@ def parse_recorder(document: Document, path: Path) -> RecorderRecord:
             metrics={key: _metric(form) for key, form in metrics.items()},
             artifacts={name: parse_artifact(form) for name, form in artifacts.items()},
             sessions=_sessions(document, path),
-            parent_id=document.get("parent_id"),
+            parent_id=_parent(document, path),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, CorruptRecordError):
@@ -276,6 +276,10 @@ def _time(document: Document, name: str) -> str | None:
     if stored is not None:
         _moment(stored)  # raises if it is none
     return stored
+
+
+def _parent(document: Document, path: Path) -> str | None:
+    return None if document.get("parent_id") is None else _field(document, path, "parent_id", str)
 
 
 def _sessions(document: Document, path: Path) -> list[Session]:

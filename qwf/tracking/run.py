@@ -61,6 +61,8 @@ class Run:
         if name is not None and (type(name) is not str or not name):
             raise UnsafeNameError("a recorder", name, "a non-empty string is expected")
         self.name = DEFAULT_RECORDER_NAME if name is None else name
+        if parent_id is not None and not Store.is_entry(parent_id):
+            raise UnsafeNameError("a parent", parent_id, "parent_id is the id of a recorder")
         self.parent_id = parent_id
         self.status: str = self.STATUS_S
         self._started_at: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -230,27 +231,44 @@ def collect_garbage(
 
     Notes
     -----
-    *A crash* leaves an entry whole, or a private name that the check of the store sets aside.
+    What others restore or remove meanwhile is passed over. *A crash* leaves an entry whole, or
+    under a private name that the next call removes.
     """
+    if not dry_run:
+        _finish_removing(store.root / layout.TRASH)
     due = list_trash(store)
     if not due:
         return []
     now = fsio.server_time(store.root / layout.STORE_FILE)
     removed = []
     for entry in due:
-        # The younger of two ages: not every filesystem notes when an entry was moved.
-        moved = max(fsio.moved_at(entry.path), entry.deleted_at.timestamp())
-        if now - moved < older_than_seconds:
-            continue
-        removed.append(Removed(entry, _size_below(entry.path)))
-        if not dry_run:
-            fsio.remove_tree(fsio.make_private(entry.path))
+        with contextlib.suppress(FileNotFoundError):
+            if now - _deleted_at(entry) < older_than_seconds:
+                continue
+            one = Removed(entry, _size_below(entry.path))
+            if not dry_run:
+                fsio.remove_tree(fsio.make_private(entry.path))
+            removed.append(one)
     return removed
 
 
+def _finish_removing(trash: Path) -> None:
+    """Remove what a call that was killed has begun to remove."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(trash):
+            if fsio.is_temporary(name):
+                fsio.remove_tree(trash / name)
+
+
+def _deleted_at(entry: TrashEntry) -> float:
+    # The later of two times: not every filesystem notes when an entry was moved.
+    return max(fsio.moved_at(entry.path), entry.deleted_at.timestamp())
+
+
 def _size_below(path: Path) -> int:
-    return sum(
-        os.lstat(os.path.join(directory, name)).st_size
-        for directory, _, names in os.walk(path)
-        for name in names
-    )
+    size = 0
+    for directory, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(directory, name)).st_size
+    return size
