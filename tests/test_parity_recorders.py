@@ -11,11 +11,16 @@ import os
 import pickle
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from conftest import Children
 
 import qwf
 from qwf import R
@@ -684,6 +689,98 @@ def test_check_35_the_name_of_a_deleted_experiment_can_be_used_again(store: Path
         R.delete_exp()
 
 
+def test_check_36_search_gives_a_frame_in_the_order_asked_for(store: Path) -> None:
+    best, none, worst = new_run("e", lr=0.1), new_run("e", "other", model="LGB"), new_run("e")
+    best.log_metrics(m=3.0, n=1.0)
+    worst.log_metrics(m=-1.0)
+    none.set_tags(mark="x")
+    frame = R.search_records(["e"], order_by=["metrics.m DESC"])
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame["run_id"]) == [best.id, worst.id, none.id]
+    assert list(frame["metrics.m"][:2]) == [3.0, -1.0]
+    assert math.isnan(frame["metrics.m"][2])
+    assert list(frame["params.lr"]) == ["0.1", None, None]
+    assert list(frame["tags.mark"]) == [None, None, "x"]
+    assert list(R.search_records("e", order_by="metrics.m ASC")["run_id"]) == [
+        worst.id,
+        best.id,
+        none.id,
+    ]
+    assert list(R.search_records("e")["run_id"]) == [worst.id, none.id, best.id]
+    assert list(R.search_records("e", max_results=1)["run_id"]) == [worst.id]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('params."a" = "b" and tags."c" = "d"', [0]),
+        ('params."a"="b" and tags."c"="d"', [0]),
+        ("metrics.m > 1", [1, 2]),
+        ("metrics.m >= 1 AND metrics.m < 3", [0, 1]),
+        ("tags.x != 'y'", [2]),  # a recorder without the tag is not meant
+        ("params.a LIKE 'b%'", [0, 1]),
+        ("params.a ILIKE 'B%'", [0, 1]),
+        ("attributes.status = 'FINISHED'", [0, 1, 2]),
+        ("attributes.run_name = 'third'", [2]),
+    ],
+)
+def test_check_37_a_filter_finds_what_it_says(store: Path, text: str, found: list[int]) -> None:
+    runs = [new_run("e", a="b"), new_run("e", a="bc"), new_run("e", "third", a="C")]
+    for number, tags in enumerate([{"c": "d"}, {"x": "y"}, {"x": "z"}]):
+        runs[number].set_tags(**tags)
+        runs[number].log_metrics(m=number + 1)
+    frame = R.search_records(["e"], filter_string=text, order_by="attributes.start_time ASC")
+    assert list(frame["run_id"]) == [runs[number].id for number in found]
+    listed = R.get_exp(experiment_name="e").list_recorders(filter_string=text)
+    assert set(listed) == set(frame["run_id"])
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("relative", [False, True])
+def test_check_38_programs_that_start_one_new_experiment_at_once_share_it(
+    store: Path, tmp_path: Path, relative: bool
+) -> None:
+    source = """
+import sys
+import qwf
+from qwf import R
+qwf.init(uri=sys.argv[1])
+print("ready", flush=True)
+sys.stdin.read()
+with R.start(experiment_name="one/新"):
+    R.log_params(number=sys.argv[2])
+"""
+    programs = []
+    for number in range(4):
+        here = tmp_path / f"cwd{number}"
+        here.mkdir()
+        uri = os.path.relpath(store, here) if relative else store
+        programs.append(
+            subprocess.Popen(
+                [sys.executable, "-c", source, uri, str(number)],
+                cwd=here,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(Path(qwf.__file__).parent.parent)},
+            )
+        )
+    for program in programs:
+        assert program.stdout.readline() == "ready\n"
+    for program in programs:
+        program.stdin.close()
+    for program in programs:
+        assert (program.wait(60), program.stderr.read()) == (0, "")
+        program.stdout.close()
+        program.stderr.close()
+    assert list(R.list_experiments()) == ["one/新"]
+    recorders = R.list_recorders(experiment_name="one/新").values()
+    assert sorted(one.list_params()["number"] for one in recorders) == ["0", "1", "2", "3"]
+    assert {one.status for one in recorders} == {"FINISHED"}
+    assert not [left for number in range(4) for left in (tmp_path / f"cwd{number}").iterdir()]
+
+
 def test_check_39_a_stray_directory_does_not_break_listing(store: Path) -> None:
     recorder = new_run("e")
     experiment = Path(recorder.get_local_dir()).parent.parent
@@ -720,6 +817,26 @@ def test_check_39_a_store_can_be_moved(store: Path) -> None:
     assert Path(found.get_artifact_uri()).is_dir()
     found.set_tags(seen="yes")
     assert not os.path.lexists(store)
+
+
+def test_check_40_the_recorder_of_a_killed_process_does_not_run_for_ever(
+    store: Path, children: Children
+) -> None:
+    def die() -> None:
+        R.start_exp(experiment_name="e")
+        R.log_metrics(m=1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    children.add(die)
+    assert children.exit_codes() == [-signal.SIGKILL]
+    (recorder,) = R.list_recorders(experiment_name="e").values()
+    assert recorder.status == "LOST"
+    assert R.get_recorder(experiment_name="e", recorder_id=recorder.id).status == "LOST"
+    assert list(R.search_records("e")["status"]) == ["LOST"]
+    assert recorder.list_metrics() == {"m": 1.0}
+    assert running() == []
+    recorder.end_run("FAILED")
+    assert list(R.search_records("e")["status"]) == ["FAILED"]
 
 
 @pytest.mark.parametrize("name", [5, 0, "", ["a"], Path("x")])

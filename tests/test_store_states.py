@@ -564,3 +564,12 @@ def test_a_relative_store_given_later_starts_from_the_directory_of_that_moment(
         monkeypatch.chdir(tmp_path)
         R.log_params(a=1)
     assert (tmp_path / "there" / "s" / "qwf.json").exists()
+
+
+def test_a_copy_of_an_empty_store_without_its_empty_directory_can_be_used(store: Path) -> None:
+    R.get_exp(experiment_name="e")
+    shutil.rmtree(store / "experiments")
+    assert R.list_experiments() == {}
+    with R.start(experiment_name="e"):
+        R.log_params(a=1)
+    assert list(R.list_experiments()) == ["e"]

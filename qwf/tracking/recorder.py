@@ -128,7 +128,12 @@ class Recorder(MeasuredRun):
         return {**new_session(), **self._surroundings.references}
 
     def _note_surroundings(self, answer: dict[str, Any]) -> None:
-        self._update(lambda doc: {**doc, "sessions": self._with_mine(doc, answer)})
+        # Not `_update`: a thread of its own would show what it has read when another has read more.
+        self._store.update_recorder(
+            self.experiment_id,
+            self._known_id(),
+            lambda doc: {**doc, "sessions": self._with_mine(doc, answer)},
+        )
 
     def _with_mine(self, document: Document, facts: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the sessions of a document, with more facts about that of this process."""

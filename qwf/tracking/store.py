@@ -124,6 +124,7 @@ class Store:
             self._checked = False  # it may have been deleted while this process lives
         self.ensure()
         directory = self.experiment_directory(identity)
+        fsio.make_directories(directory.parent)  # a copy may lack it: git keeps no empty ones
         document = new_experiment(identity, name)
         path = directory / layout.EXPERIMENT_FILE
         if not self._publish_experiment(path, encode_document(document)):
