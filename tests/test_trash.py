@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -383,6 +384,58 @@ def test_a_restored_entry_is_not_removed_by_who_has_listed_it_before(
     removed = collect_garbage(Store(store), older_than_seconds=-DAY)
     assert [one.entry.experiment_id for one in removed] == ["old"]
     assert listed() == [trashed["gone"], trashed["kept"]]
+
+
+# --- many at once --------------------------------------------------------------------------------
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("indexed", [False, True])
+def test_of_many_that_delete_or_restore_one_tree_each_is_told_what_has_become_of_it(
+    store: Path, children: Children, monkeypatch: pytest.MonkeyPatch, indexed: bool
+) -> None:
+    if indexed:
+        monkeypatch.setattr("qwf.tracking.catalog._FEW", 1)
+    top = new_run()
+    tree = [top.id, *(new_run(parent_id=top.id).id for _ in range(8))]
+    R.get_exp(experiment_name="e").delete_recorder(top.id)
+
+    def change() -> None:
+        for _ in range(10):
+            with contextlib.suppress(RecorderNotFoundError):
+                experiment(store).delete_recorder(top.id)
+            with contextlib.suppress(TrashEntryNotFoundError, RestoreError, RecorderNotFoundError):
+                experiment(store).restore_recorder(top.id)
+
+    for _ in range(4):
+        children.add(change)
+    assert children.exit_codes() == [0] * 4
+    assert_whole(store, tree)
+
+
+@pytest.mark.stress
+def test_of_many_that_delete_or_restore_an_experiment_each_is_told_what_has_become_of_it(
+    store: Path, children: Children
+) -> None:
+    recorder = new_run()
+
+    def change() -> None:
+        manager = ExpManager(store)
+        for _ in range(20):
+            with contextlib.suppress(ExperimentNotFoundError):
+                manager.delete_exp(experiment_name="e")
+            with contextlib.suppress(
+                TrashEntryNotFoundError, RestoreError, ExperimentNotFoundError
+            ):
+                manager.restore_exp("e")
+
+    for _ in range(4):
+        children.add(change)
+    assert children.exit_codes() == [0] * 4
+    with contextlib.suppress(TrashEntryNotFoundError):
+        R.restore_exp("e")
+    assert listed() == [recorder.id]
+    assert_whole(store, [recorder.id])
 
 
 # --- kills ---------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ def delete_recorders(store: Store, recorders: Sequence[tuple[str, str]]) -> list
     Returns
     -------
     list of str
-        The ids of all that were deleted, each before those that belong to it.
+        The ids of all that were deleted, each before those that belong to it; without what
+        another process has deleted meanwhile.
 
     Raises
     ------
@@ -50,11 +51,20 @@ def delete_recorders(store: Store, recorders: Sequence[tuple[str, str]]) -> list
         family = [one for one in _family(table, recorder_id) if one not in taken]
         refuse_deletion(table, family)
         groups.append((experiment_id, family))
+    deleted: list[str] = []
     for experiment_id, family in groups:
         token = layout.new_trash_token()  # what goes together comes back together
-        for recorder_id in reversed(family):
-            store.discard_recorder(experiment_id, recorder_id, token)
-    return [recorder_id for _, family in groups for recorder_id in family]
+        moved = [one for one in reversed(family) if _discard(store, experiment_id, one, token)]
+        deleted += reversed(moved)
+    return deleted
+
+
+def _discard(store: Store, experiment_id: str, recorder_id: str, token: str) -> bool:
+    try:
+        store.discard_recorder(experiment_id, recorder_id, token)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _family(table: RecorderTable, recorder_id: str) -> list[str]:

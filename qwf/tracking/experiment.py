@@ -235,7 +235,10 @@ class Experiment:
             raise MissingArgumentError("delete_recorder needs recorder_id or recorder_name.")
         recorder = self.get_recorder(recorder_id, recorder_name, create=False)
         assert recorder.id is not None  # found on disk
-        return delete_recorders(self._store, [(self.id, recorder.id)])
+        deleted = delete_recorders(self._store, [(self.id, recorder.id)])
+        if recorder.id not in deleted:  # another process was first
+            raise RecorderNotFoundError("id", recorder.id, experiment=self.name)
+        return deleted
 
     def restore_recorder(self, recorder_id: str) -> Recorder:
         """Bring back a deleted recorder, and those that were deleted together with it.
@@ -249,8 +252,14 @@ class Experiment:
         """
         found, *_ = restore_recorders(self._store, [recorder_id])
         restored = Experiment(self._store, found.experiment_id, self.name)
-        # Listed, because it may be a broken one, which cannot be opened.
-        return restored.list_recorders()[str(found.recorder_id)]
+        return restored._shown(str(found.recorder_id))
+
+    def _shown(self, recorder_id: str) -> Recorder:
+        """Return a recorder as a listing shows it: also a broken one, which cannot be opened."""
+        shown = self.list_recorders().get(recorder_id)
+        if shown is None:  # deleted again meanwhile
+            raise RecorderNotFoundError("id", recorder_id, experiment=self.name)
+        return shown
 
     # --- many ---
 

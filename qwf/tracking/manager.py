@@ -398,7 +398,10 @@ class ExpManager:
                 "call end_run of the recorder, first."
             )
         refuse_deletion(table, table.column("attributes", "run_id"))
-        self.store.discard_experiment(experiment.id)
+        try:
+            self.store.discard_experiment(experiment.id)
+        except FileNotFoundError:  # another process was first
+            raise ExperimentNotFoundError("name", experiment.name, store=self.store.root) from None
 
     def restore_exp(self, experiment_name: str) -> Experiment:
         """Bring back the experiment of a name (or id) that was deleted last.
@@ -499,7 +502,7 @@ class ExpManager:
     def restore_recorder(self, recorder_id: str) -> Recorder:
         """Bring back a deleted recorder; see `Experiment.restore_recorder`."""
         found, *_ = restore_recorders(self.store, [recorder_id])
-        return self._find(found.experiment_id, None).list_recorders()[str(found.recorder_id)]
+        return self._find(found.experiment_id, None)._shown(str(found.recorder_id))
 
 
 def _active_recorder_id(layer: _Layer) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,15 @@ def _refuse_if_taken(store: Store, entry: TrashEntry) -> None:
 
 def _bring_back(store: Store, entry: TrashEntry) -> None:
     _refuse_if_taken(store, entry)
-    fsio.move(entry.path, _target(store, entry))
+    try:
+        fsio.move(entry.path, _target(store, entry))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise RestoreError(
+            f"{entry.kind} {entry.name!r} cannot be brought back: another process has just "
+            "restored or removed it, or deleted its experiment. Look at what is there now."
+        ) from error
 
 
 # --- removing for good -------------------------------------------------------------------------
