@@ -238,7 +238,7 @@ def measure_times(
                 one for sample in samples[contestant] for one in sample.warm
             ]
         rows[name] = cells
-    rows |= _rows_of_changes(made["qwf"])
+    rows |= _rows_of_changes(made["qwf"]) | _rows_beside_a_run(made["qwf"])
     floors = take_turns(
         {
             "qwf cold": timed(lambda: read_recorders(store)),
@@ -295,6 +295,26 @@ def _rows_of_changes(ours: Contestant) -> dict[str, dict[str, list[float]]]:
             "qwf warm": in_a_fresh_process(partial(seconds_after, change))
         }
         for what, change in (("tagged a run", tag), ("made a run", add))
+    }
+
+
+def _rows_beside_a_run(ours: Contestant) -> dict[str, dict[str, list[float]]]:
+    """Measure while a run is going on, which is read again at each call."""
+
+    def seconds_of(ask: Callable[[str], object]) -> list[float]:
+        experiment = ours.opened(ours.uri)
+        with qwf.R.start(experiment_name=stores.EXPERIMENT):
+            qwf.R.log_metrics(IC=0.05)
+            ask(experiment)
+            return [timed(lambda: ask(experiment))() for _ in range(5)]
+
+    calls: dict[str, Callable[[str], object]] = {
+        LIST: lambda _: qwf.R.list_recorders(experiment_name=stores.EXPERIMENT),
+        SEARCH: lambda experiment: qwf.R.search_records([experiment]),
+    }
+    return {
+        f"{name}, while a run goes on": {"qwf warm": in_a_fresh_process(partial(seconds_of, call))}
+        for name, call in calls.items()
     }
 
 
