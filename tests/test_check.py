@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import qwf
+from qwf.tracking import catalog
 from qwf.tracking.check import Finding, check_store
 from qwf.tracking.manager import ExpManager
+from qwf.tracking.table import FAMILIES
 
 
 @pytest.fixture
@@ -23,8 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def recorder_directory(root: Path) -> Path:
-    (directory,) = (root / "experiments" / "e" / "recorders").iterdir()
-    return directory
+    return min((root / "experiments" / "e" / "recorders").iterdir())
 
 
 def check(root: Path, *, repair: bool = False) -> list[Finding]:
@@ -104,6 +108,171 @@ def test_foreign_entries_are_told_and_left_alone(
         "experiments/stray",
         "stray",
     ]
+
+
+# --- what is derived, deleted, shared, or left by the dead --------------------------------------
+
+
+@pytest.fixture
+def full(root: Path, settings_restored: None) -> Path:
+    """A store with an index, marks, a trash, what runs have captured, and children."""
+    qwf.init(uri=root, provenance="light")
+    experiment = ExpManager(root).get_exp(experiment_name="e")
+    for number in range(20):
+        run = experiment.create_recorder(f"r{number}").start_run()
+        run.log_params(number=number)
+        run.log_metrics(loss=number / 7)
+        run.end_run("FINISHED")
+    parent = experiment.create_recorder("parent").start_run()
+    child = experiment.create_recorder("child", parent_id=parent.id).start_run()
+    child.end_run("FINISHED")
+    parent.end_run("FAILED")
+    experiment.list_recorders()
+    assert list((root / "index" / "e").glob("columns.*"))
+    experiment.get_recorder(recorder_name="r3").set_tags(note="x")
+    experiment.delete_recorder(recorder_name="parent")
+    experiment.delete_recorder(recorder_name="r4")
+    ExpManager(root).create_exp("gone").create_recorder().start_run().end_run("FINISHED")
+    ExpManager(root).delete_exp(experiment_name="gone")
+    return root
+
+
+def shown(root: Path) -> list[str]:
+    """Return all that a fresh process would show of the recorders, deleted ones too."""
+    catalog._catalogs.clear()
+    table = ExpManager(root).search(run_view_type=3)
+    columns = [(family, key) for family in FAMILIES for key in table.keys(family)]
+    rows = zip(*(table.column(*column) for column in columns), strict=True)
+    return sorted(repr(list(zip(columns, row, strict=True))) for row in rows)
+
+
+def test_a_sound_store_with_all_there_can_be_has_no_findings(full: Path) -> None:
+    assert check(full) == []
+
+
+def test_a_damaged_index_is_set_aside_and_not_missed(full: Path) -> None:
+    before = shown(full)
+    (columns,) = (full / "index" / "e").glob("columns.*")
+    data = bytearray(columns.read_bytes())
+    data[len(data) // 2] ^= 0x20
+    columns.write_bytes(bytes(data))
+    (finding,) = check(full)
+    assert finding.path == "index/e"
+    assert "derived" in finding.problem
+    assert shown(full) == before
+    assert check(full, repair=True)[0].repaired
+    assert check(full) == []
+    assert shown(full) == before
+
+
+def test_an_index_that_is_older_than_a_file_replaced_by_hand_is_told(full: Path) -> None:
+    experiment = ExpManager(full).get_exp(experiment_name="e")
+    run = experiment.get_recorder(recorder_name="r7")
+    copy = Path(run.get_local_dir(), "recorder.json").read_bytes()
+    run.set_tags(note="newer")
+    newer = Path(run.get_local_dir(), "recorder.json").read_bytes()
+    Path(run.get_local_dir(), "recorder.json").write_bytes(copy)
+    for mark in (full / "experiments" / "e" / "changes").glob(f"{run.id}@*"):
+        mark.unlink()
+    assert check(full) == []
+    Path(run.get_local_dir(), "recorder.json").write_bytes(newer)  # as rsync would
+    (finding,) = check(full, repair=True)
+    assert (finding.path, finding.repaired) == ("index/e", True)
+    assert run.id in finding.problem
+    catalog._catalogs.clear()
+    assert experiment.list_recorders("list", filter_string="tags.note = 'newer'") == [run]
+
+
+def test_the_index_of_an_experiment_that_is_gone_is_set_aside(full: Path) -> None:
+    shutil.rmtree(full / "experiments" / "e")
+    (finding,) = check(full, repair=True)
+    assert (finding.path, finding.repaired) == ("index/e", True)
+    assert check(full) == []
+
+
+def test_what_is_damaged_in_the_trash_is_set_aside(full: Path) -> None:
+    entry = next(one for one in (full / "trash").iterdir() if (one / "recorder.json").exists())
+    (entry / "recorder.json").write_bytes(b"{")
+    (finding,) = check(full, repair=True)
+    assert (finding.path, finding.repaired) == (f"trash/{entry.name}", True)
+    assert check(full) == []
+
+
+def test_damage_in_what_runs_have_captured_is_told_and_set_aside(full: Path) -> None:
+    (captured,) = (full / "provenance").iterdir()
+    captured.write_bytes(captured.read_bytes().replace(b'"qwf"', b'"qwg"'))
+    (finding,) = check(full, repair=True)
+    assert finding.path == f"provenance/{captured.name}"
+    assert "checksum" in finding.problem
+    assert check(full) == []
+    run = ExpManager(full).get_exp(experiment_name="e").get_recorder(recorder_name="r1")
+    assert "packages" not in run.provenance()
+
+
+def test_a_lost_run_is_told_and_ended(
+    root: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    source = """
+        import os, sys
+        from qwf.tracking.manager import ExpManager
+        run = ExpManager(sys.argv[1]).get_exp(experiment_name="e").create_recorder("lost")
+        run.start_run().log_metrics(loss=0.25)
+        print(run.id, os.getpid(), flush=True)
+        os._exit(9)
+    """
+    identity, pid = run_script(source, root).stdout.split()
+    (finding,) = check(root)
+    assert f"its process {pid} " in finding.problem
+    assert finding.action == "--repair ends it FAILED"
+    assert check(root, repair=True)[0].repaired
+    assert check(root) == []
+    run = ExpManager(root).find_recorder(identity)
+    assert (run.status, run.list_metrics()) == ("FAILED", {"loss": 0.25})
+
+
+def test_repairing_removes_nothing(full: Path) -> None:
+    (full / "experiments" / "e" / ".tmp-host-1-2-3").write_bytes(b"half")
+    directory = recorder_directory(full)
+    (directory / "recorder.json.99").write_bytes(b"a claim")
+    (directory / "artifacts" / "stray").parent.mkdir(exist_ok=True)
+    (directory / "artifacts" / "stray").write_bytes(b"precious")
+    before = contents(full)
+    assert all(finding.repaired for finding in check(full, repair=True))
+    assert check(full) == []
+    assert before <= contents(full)
+
+
+def contents(root: Path) -> set[bytes]:
+    return {path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_any_changed_byte_of_any_file_of_a_full_store_is_told_or_harmless(
+    full: Path, tmp_path: Path
+) -> None:
+    before = shown(full)
+    sound = shutil.copytree(full, tmp_path / "sound", copy_function=shutil.move)
+    chosen = {path.name.partition(".")[0]: path for path in sorted(sound.rglob("*"))
+              if path.is_file() and path.stat().st_size}  # fmt: skip
+    paths = {*chosen.values(), *(sound / "index").rglob("*.*"), *(sound / "trash").rglob("*.json")}
+    for path in sorted(paths):
+        data = path.read_bytes()
+        for position in range(0, len(data), max(1, len(data) // 10)):
+            # Listing may write the index anew, so each time begins with all as it was.
+            shutil.rmtree(full, ignore_errors=True)
+            shutil.copytree(sound, full)
+            changed = bytearray(data)
+            changed[position] ^= 0x20
+            (full / path.relative_to(sound)).write_bytes(bytes(changed))
+            where = f"{path.relative_to(sound)}, byte {position}"
+            told = check(full)
+            assert shown(full) == before or told, where  # a listing never fails
+
+
+def test_deleting_the_index_changes_nothing_that_is_shown(full: Path) -> None:
+    before = shown(full)
+    shutil.rmtree(full / "index")
+    assert shown(full) == before
+    assert check(full) == []
 
 
 def values(root: Path) -> object:

@@ -212,6 +212,20 @@ class _StoreCheck:
             elif isinstance(found := self._store.examine_at(path), Exception):
                 reason = getattr(found, "reason", str(found))
                 yield self._bench.finding(path, reason, self._bench.parking(path))
+            else:
+                yield from self._unless_deleted(path, self._deleted_documents(path))
+
+    def _deleted_documents(self, entry: Path) -> Iterator[Finding]:
+        """Look at what a deleted recorder, or experiment with its recorders, says of itself."""
+        directories = [entry]
+        for name in sorted(_shown(entry / layout.RECORDERS)):
+            directories.append(entry / layout.RECORDERS / name)
+        for directory in directories:
+            for name in (layout.EXPERIMENT_FILE, layout.RECORDER_FILE):
+                path = directory / name
+                if fsio.exists(path) and not is_as_written(fsio.read_bytes(path)):
+                    problem = "it does not match its checksum: edited by hand, or damaged"
+                    yield self._bench.finding(path, problem, "restore it, then check again")
 
     def _provenance(self) -> Iterator[Finding]:
         for name in sorted(_shown(self._root / layout.PROVENANCE)):
