@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ OLD = liveness.LEASE_SECONDS + 60
 class Program:
     """A process that has one open run, and waits."""
 
-    def __init__(self, store: Path, *lines: str) -> None:
+    def __init__(self, store: Path, *lines: str, within: Sequence[str] = ()) -> None:
         source = "\n".join(
             [
                 "import os, sys, time",
@@ -46,7 +46,7 @@ class Program:
             ]
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-c", source, store],
+            [*within, sys.executable, "-c", source, store],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -68,8 +68,8 @@ class Program:
 def program(store: Path) -> Iterator[Callable[..., Program]]:
     started: list[Program] = []
 
-    def start(*lines: str) -> Program:
-        started.append(Program(store, *lines))
+    def start(*lines: str, within: Sequence[str] = ()) -> Program:
+        started.append(Program(store, *lines, within=within))
         return started[-1]
 
     try:
@@ -151,6 +151,28 @@ def test_the_run_of_a_forked_child_is_lost_with_it(store: Path, children: Childr
     assert children.exit_codes() == [-signal.SIGKILL]
     (recorder,) = R.list_recorders(experiment_name="e").values()
     assert recorder.status == "LOST"
+
+
+IN_A_CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run([*IN_A_CONTAINER, "true"], check=False, capture_output=True).returncode != 0,
+    reason="no pid namespace can be made here",
+)
+def test_a_run_in_a_container_of_this_machine_is_judged_by_its_heartbeat(
+    program: Callable[..., Program],
+) -> None:
+    one = program(within=IN_A_CONTAINER)
+    recorder = R.get_recorder(experiment_name="e", recorder_id=one.recorder_id)
+    (session,) = recorder.sessions()
+    assert session["pid"] == 1  # there; here it is another process, which lives
+    assert shown(one.recorder_id) == "RUNNING"
+    one.close()
+    assert shown(one.recorder_id) == "RUNNING"
+    os.utime(recorder_file(one.recorder_id), (1, 1))
+    assert shown(one.recorder_id) == "LOST"
 
 
 # --- what can be done with a lost one ------------------------------------------------------------

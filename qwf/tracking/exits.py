@@ -10,8 +10,8 @@ first run. Such an end counts as an error, with a warning.
 
 SIGTERM becomes ``sys.exit(143)`` in the main thread while runs are open, unless the program has a
 handler of its own, so that ``with`` blocks end their runs FAILED; a program that does not end by it
-is ended a few seconds later. ``os._exit``, other signals that kill, and a crash leave a run
-RUNNING, and it is shown as LOST from then on.
+is ended a few seconds later, and a second SIGTERM changes nothing. ``os._exit``, other signals
+that kill, and a crash leave a run RUNNING, and it is shown as LOST from then on.
 """
 
 from __future__ import annotations
