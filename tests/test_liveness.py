@@ -21,7 +21,7 @@ import qwf
 from qwf import R
 from qwf.errors import RecorderStateError
 from qwf.storage import fsio
-from qwf.tracking import liveness
+from qwf.tracking import liveness, pulse
 from qwf.tracking.manager import ExpManager
 from qwf.tracking.recorder import Recorder
 
@@ -421,6 +421,8 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "IDLE_SECONDS", 0.0)
+    pulse._step_aside()
     monkeypatch.setattr("qwf.tracking.recorder.HEARTBEAT_SECONDS", 0.01)
 
 

@@ -17,12 +17,12 @@ NEVER = 3600.0
 
 
 @pytest.fixture(autouse=True)
-def nothing_watched() -> Iterator[None]:
-    """Forget what other tests have left watched."""
+def nothing_watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget what other tests have left watched; the thread ends as soon as nothing is."""
+    monkeypatch.setattr(pulse, "IDLE_SECONDS", 0.0)
     for key in list(pulse._watches):
         pulse.unwatch(key)
-    if pulse._last is not None:
-        pulse._last.join(20)
+    pulse._step_aside()
     yield
     assert not pulse._watches
 

@@ -1,7 +1,7 @@
 """One thread per process that calls what is to happen about every so many seconds.
 
-It exists only while something is watched, never keeps the interpreter alive, and steps aside while
-the process forks: a child begins without it, and without what its parent watched.
+It exists while something is watched and a moment longer, never keeps the interpreter alive, and
+steps aside while the process forks: a child begins without it, and without what its parent watched.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = ["unwatch", "watch"]
+
+# A thread that nobody needs any more waits for the next run: starting one takes as long as many
+# system calls.
+IDLE_SECONDS = 5.0
 
 _logger: Final = logging.getLogger("qwf.tracking")
 
@@ -33,6 +37,7 @@ _watches: dict[Hashable, _Watch] = {}
 _thread: threading.Thread | None = None
 _last: threading.Thread | None = None  # may not have ended yet
 _calling = False
+_asleep_until = 0.0  # 0 while it is awake
 
 
 def watch(key: Hashable, call: Callable[[], None], *, seconds: float) -> None:
@@ -53,17 +58,21 @@ def watch(key: Hashable, call: Callable[[], None], *, seconds: float) -> None:
     Where no thread can be started (too many, or the interpreter is ending) nothing is called.
     """
     with _changed:
-        _watches[key] = _Watch(call, seconds, time.monotonic() + seconds)
+        due = time.monotonic() + seconds
+        _watches[key] = _Watch(call, seconds, due)
         _start()
-        _changed.notify_all()
+        if due < _asleep_until:  # waking it for nothing would cost each run more than all of this
+            _changed.notify_all()
 
 
 def unwatch(key: Hashable) -> None:
     """Forget what was watched; a call that is just going on goes on."""
     with _changed:
-        _watches.pop(key, None)
-        if not _watches:
-            _stop()
+        if _watches.pop(key, None) is None or _watches:
+            return
+        if _calling:
+            _stop()  # what is watched next need not wait for that call
+        _changed.notify_all()
 
 
 def _start() -> None:
@@ -87,15 +96,26 @@ def _beat() -> None:
     me = threading.current_thread()
     while True:
         with _changed:
+            if not _watches:
+                _sleep(IDLE_SECONDS)
+            if _thread is me and not _watches:
+                _stop()
             if _thread is not me:
                 return
             key, next_one = min(_watches.items(), key=lambda item: item[1].due)
             now = time.monotonic()
             if next_one.due > now:
-                _changed.wait(next_one.due - now)
+                _sleep(next_one.due - now)
                 continue
             next_one.due = now + next_one.seconds
         _call(key, next_one)
+
+
+def _sleep(seconds: float) -> None:
+    global _asleep_until
+    _asleep_until = time.monotonic() + seconds
+    _changed.wait(seconds)
+    _asleep_until = 0.0
 
 
 def _call(key: Hashable, one: _Watch) -> None:
@@ -129,11 +149,11 @@ def _resume() -> None:
 
 
 def _begin_in_child() -> None:
-    global _changed, _thread, _last, _calling
+    global _changed, _thread, _last, _calling, _asleep_until
     # A thread that is not here any more may hold the lock.
     _changed = threading.Condition(threading.RLock())
     _watches.clear()
-    _thread, _last, _calling = None, None, False
+    _thread, _last, _calling, _asleep_until = None, None, False, 0.0
 
 
 # A child must not inherit what the thread has left half-way; and Python warns of forks in a process
