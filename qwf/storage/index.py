@@ -254,10 +254,10 @@ class Index:
         Its number is free again when others have gone further and have tidied up, or when the
         whole index was removed meanwhile. Nobody looks at it in the first case.
         """
-        numbers = set(map(_number, fsio.list_names(self.directory)))
-        if max(numbers) > snapshot.number:
+        names = fsio.list_names(self.directory)
+        if _highest(names) > snapshot.number:
             return False
-        if base.number not in numbers:
+        if f"{_MANIFEST}{base.number}" not in names:
             fsio.remove_file(self.directory / f"{_MANIFEST}{snapshot.number}")
             return False
         return True

@@ -250,7 +250,7 @@ class Catalog:
         facts = snapshot.facts
         others, gone = _names_of(facts.get("others")), _names_of(facts.get("gone"))
         first = self._stamp is None
-        for one in gone | (others if first else others & self._others):
+        for one in gone:
             known.pop(one, None)
         for one, row in list(self._read.items()):
             if row[REVISION] <= known.get(one, 0):
