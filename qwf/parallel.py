@@ -98,12 +98,13 @@ os.register_at_fork(after_in_child=_forget_adopted)
 
 @dataclass(frozen=True)
 class _Settings:
-    """The settings and the store that are meant where the calls were made."""
+    """The settings, the store and the parent of new runs where the calls were made."""
 
     home: tuple[int, str]
     state: Mapping[str, Any]
     mark: str  # equal for equal settings
     uri: str
+    parent_id: str | None
 
     @classmethod
     def here(cls) -> _Settings:
@@ -112,19 +113,25 @@ class _Settings:
             mark = hashlib.sha256(pickle.dumps(state)).hexdigest()
         except (pickle.PicklingError, TypeError, AttributeError):
             mark = f"{_MARK}-{C.generation}"  # what an executor ships by other means
-        return cls((os.getpid(), _MARK), state, mark, str(default_manager().store.root))
+        manager = default_manager()
+        home = (os.getpid(), _MARK)
+        return cls(home, state, mark, str(manager.store.root), manager.parent_id)
 
-    def take_over(self) -> None:
+    @contextlib.contextmanager
+    def taken_over(self) -> Iterator[None]:
         """Make these the settings of this process, which runs one call and nothing else."""
         C.restore(self.state)
-        default_manager().default_uri = self.uri  # R.set_uri and R.uri_context are no settings
+        manager = default_manager()
+        manager.default_uri = self.uri  # R.set_uri and R.uri_context are no settings
+        with manager.uri_context(self.uri, self.parent_id):
+            yield
 
     @contextlib.contextmanager
     def meant(self) -> Iterator[None]:
         """Mean these settings in this thread, of a process in which other calls may run."""
         if self.home != (os.getpid(), _MARK):
             self._adopt()
-        with default_manager().uri_context(self.uri):
+        with default_manager().uri_context(self.uri, self.parent_id):
             yield
 
     def _adopt(self) -> None:
@@ -337,8 +344,8 @@ def _work(
     _obey_signals()
     failed = True
     try:
-        settings.take_over()
-        answer = pickle.dumps((run(), None, ""))
+        with settings.taken_over():
+            answer = pickle.dumps((run(), None, ""))
         failed = False
     except BaseException as error:  # noqa: BLE001 - it is raised on the other side
         answer = pickle.dumps((None, _picklable(error), traceback.format_exc()))

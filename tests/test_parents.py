@@ -7,6 +7,7 @@ import pickle
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,35 @@ def test_a_run_without_a_block_is_a_parent_and_a_child_too(store: Path) -> None:
     assert (inner.parent_id, innermost.parent_id) == (outer.id, inner.id)
 
 
-def test_what_a_trainer_trains_inside_a_run_belongs_to_it(store: Path) -> None:
-    def train(task: dict[str, Any], experiment_name: str, **_: Any) -> Recorder:
-        with R.start(experiment_name=experiment_name):
-            return R.get_recorder()
+def train(task: dict[str, Any], experiment_name: str, **_: Any) -> Recorder:
+    with R.start(experiment_name=experiment_name):
+        with R.start(experiment_name="below"):
+            pass
+        return R.get_recorder()
 
-    trainer = TrainerR(experiment_name="trained", train_func=train)
-    with R.start(experiment_name="study"):
-        study = R.get_recorder()
-        trained = trainer.train([{}, {}])
+
+@pytest.mark.parametrize("how", ["here", "processes", "subprocess", "threads"])
+def test_what_a_trainer_trains_inside_a_run_belongs_to_it_wherever_it_is_trained(
+    store: Path, how: str
+) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        options = {
+            "here": {},
+            "processes": {"kernels": 2},
+            "subprocess": {"call_in_subproc": True},
+            "threads": {"executor": threads},
+        }[how]
+        trainer = TrainerR(experiment_name="trained", train_func=train, **options)
+        with R.start(experiment_name="study"):
+            study = R.get_recorder()
+            trained = trainer.train([{}, {}])
+        alone = trainer.train([{}])
+        with R.start(experiment_name="study"), R.uri_context(store.with_name("other")):
+            elsewhere = trainer.train([{}])
     assert [reread(one).parent_id for one in trained] == [study.id, study.id]
-    assert [reread(one).parent_id for one in trainer.train([{}])] == [None]
+    assert [reread(one).parent_id for one in (*alone, *elsewhere)] == [None, None]
+    below = R.list_recorders(experiment_name="below").values()
+    assert {one.parent_id for one in below} == {one.id for one in (*trained, *alone)}
 
 
 def test_a_parent_can_be_named(store: Path) -> None:

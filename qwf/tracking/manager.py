@@ -62,6 +62,7 @@ class _Layer:
     manager: ExpManager
     place: _Place
     experiment: Experiment | None
+    parent_id: str | None = None  # in another store: what belongs to it, as if it were active here
     closed: bool = False  # its ``with`` block was left
 
     @property
@@ -131,9 +132,16 @@ class ExpManager:
         return own[-1].place if own else self._default_place
 
     @contextlib.contextmanager
-    def uri_context(self, uri: str | PathLike[str]) -> Iterator[None]:
-        """Mean another store for the length of a ``with`` block, in this thread or task."""
-        layer = _Layer(self, _Place.at(uri), None)
+    def uri_context(self, uri: str | PathLike[str], parent_id: str | None = None) -> Iterator[None]:
+        """Mean another store for the length of a ``with`` block, in this thread or task.
+
+        Parameters
+        ----------
+        uri : str or path
+        parent_id : str, optional
+            The recorder there, maybe of another process, that runs started in the block belong to.
+        """
+        layer = _Layer(self, _Place.at(uri), None, parent_id)
         _push(layer)
         try:
             yield
@@ -157,6 +165,17 @@ class ExpManager:
         """The experiment started last and not ended, in this thread or task."""
         layer = self._active_layer()
         return None if layer is None else layer.experiment
+
+    @property
+    def parent_id(self) -> str | None:
+        """The recorder that a run which is started here and now belongs to, if there is one."""
+        for layer in reversed(self._own_layers()):
+            owner = layer.parent_id
+            if layer.experiment is not None and layer.experiment.active_recorder is not None:
+                owner = layer.experiment.active_recorder.id
+            if owner is not None:
+                return owner if layer.place.store == self.store else None
+        return None
 
     def start_exp(
         self,
@@ -211,13 +230,11 @@ class ExpManager:
         parent_id: str | None = None,
         **recorder: Any,
     ) -> tuple[_Layer, Experiment]:
-        outer = self._active_layer()
         with contextlib.ExitStack() as stack:
             if uri is not None:
                 stack.enter_context(self.uri_context(uri))
             experiment = self._find_or_create(experiment_id, experiment_name)
-            if parent_id is None and outer is not None and outer.place.store == self.store:
-                parent_id = _active_recorder_id(outer)
+            parent_id = self.parent_id if parent_id is None else parent_id
             experiment.start(parent_id=parent_id, **recorder)
             # The run keeps the store it was started in, whatever becomes the default.
             layer = _Layer(self, self._place, experiment)
@@ -503,11 +520,6 @@ class ExpManager:
         """Bring back a deleted recorder; see `Experiment.restore_recorder`."""
         found, *_ = restore_recorders(self.store, [recorder_id])
         return self._find(found.experiment_id, None)._shown(str(found.recorder_id))
-
-
-def _active_recorder_id(layer: _Layer) -> str | None:
-    active = None if layer.experiment is None else layer.experiment.active_recorder
-    return None if active is None else active.id
 
 
 def _experiment(store: Store, record: ExperimentRecord) -> Experiment:
