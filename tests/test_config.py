@@ -220,6 +220,7 @@ def test_impossible_kernels_of_the_environment_are_refused(
 def test_what_a_worker_needs_holds_the_environment_and_one_kernel(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(C, "origin", "")  # as before any `init`
     for name, text in {"QWF_URI": "from/environment", "QWF_KERNELS": "4"}.items():
         monkeypatch.setenv(name, text)
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -93,6 +94,8 @@ def _stop() -> None:
 
 
 def _beat() -> None:
+    # A signal that is given to this thread does not wake the main one, which has to handle it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     me = threading.current_thread()
     while True:
         with _changed:
