@@ -42,6 +42,10 @@ GRACE_SECONDS: Final = 10.0
 # A process that is dead is seen at once, unless one that it has started holds its pipes open.
 _LOOK_AGAIN_SECONDS: Final = 1.0
 
+# The kernel may give a signal to any thread of a process, and if it is not the one that Python
+# handles signals in, that one sleeps on. Told again, it wakes up.
+_TELL_AGAIN_SECONDS: Final = 0.5
+
 _ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
@@ -309,12 +313,16 @@ def _stop(running: Sequence[_Worker[T]]) -> None:
 
 def _end_processes(processes: Sequence[BaseProcess]) -> None:
     """Tell processes to end, and kill those that do not."""
-    for process in processes:
-        process.terminate()
+    latest = time.monotonic() + GRACE_SECONDS
     try:
-        latest = time.monotonic() + GRACE_SECONDS
-        for process in processes:
-            process.join(max(0.0, latest - time.monotonic()))
+        while alive := [process for process in processes if process.is_alive()]:
+            left = latest - time.monotonic()
+            if left <= 0:
+                break
+            for process in alive:
+                process.terminate()
+            sentinels = [process.sentinel for process in alive]
+            connection.wait(sentinels, timeout=min(left, _TELL_AGAIN_SECONDS))
     finally:  # also when the user has no patience
         for process in processes:
             process.kill()

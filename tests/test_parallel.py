@@ -329,6 +329,25 @@ def test_whoever_stops_asking_ends_the_processes_that_still_run(store: Path) -> 
     assert heard == ["endless"]
 
 
+def run_until_told_twice(post: Signpost) -> None:
+    # As when the kernel gives the first signal to a thread that does not wake the others.
+    obey = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, obey))
+    run_until_told(post)
+
+
+def test_a_process_that_has_missed_the_signal_is_told_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "_TELL_AGAIN_SECONDS", 0.01)
+    post = Signpost()
+    todo = calls(partial(run_until_told_twice, post), partial(wait_for, post))
+    with contextlib.closing(in_processes(todo, 2)) as outcomes:
+        pid = next(outcomes).value
+    assert post.ended.is_set(), "it could end by itself"
+    assert not is_alive(pid)
+
+
 def hear_nothing(post: Signpost) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     post.pid.value = os.getpid()
