@@ -26,7 +26,7 @@ from qwf.tracking import catalog as catalogs
 from qwf.tracking.catalog import Catalog, catalog_of
 from qwf.tracking.check import check_store
 from qwf.tracking.store import Store
-from qwf.tracking.trash import list_trash, restore_experiment, restore_recorder
+from qwf.tracking.trash import list_trash, restore_experiment, restore_recorders
 
 __all__ = ["bench", "fast", "small"]
 
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
         kinds = {one.recorder_id for one in list_trash(self.bench.store) if one.recorder_id}
         if kinds:
             try:
-                restore_recorder(self.bench.store, sorted(kinds)[number % len(kinds)])
+                restore_recorders(self.bench.store, [sorted(kinds)[number % len(kinds)]])
             except RestoreError:
                 return
             self.settle()

@@ -23,7 +23,7 @@ from qwf.tracking import catalog as catalogs
 from qwf.tracking.catalog import Catalog
 from qwf.tracking.check import check_store
 from qwf.tracking.store import Store
-from qwf.tracking.trash import list_trash, restore_recorder
+from qwf.tracking.trash import list_trash, restore_recorders
 
 __all__ = ["bench", "fast", "small"]
 
@@ -125,7 +125,7 @@ class Others:
 
     def delete_and_restore(self) -> None:
         self.delete()
-        restore_recorder(self.bench.store, self.ended[0])
+        restore_recorders(self.bench.store, [self.ended[0]])
         self.change()
         self.fold()
 

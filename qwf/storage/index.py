@@ -143,8 +143,12 @@ class Index:
         if not is_as_written(data):
             raise CorruptRecordError(path, "it does not match its checksum")
         document = parse_document(data, path, kind=_KIND, version=INDEX_FORMAT)
-        files = tuple(ColumnFile(self.directory / name) for name in document["files"])
-        return Snapshot(number, document["origin"], document["facts"], files)
+        try:
+            names, origin, facts = document["files"], document["origin"], document["facts"]
+        except KeyError as error:
+            raise CorruptRecordError(path, f"it has no field {error}") from error
+        files = tuple(ColumnFile(self.directory / name) for name in names)
+        return Snapshot(number, origin, facts, files)
 
     def verify(self) -> None:
         """Read all of the newest snapshot.
