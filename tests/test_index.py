@@ -303,10 +303,14 @@ def test_files_that_no_manifest_names_are_removed_when_they_are_old(
     assert contents(index.newest()) == {"a": {"revision": 3}}
 
 
-def test_an_index_of_an_unknown_version_is_none_and_is_begun_anew(index: Index) -> None:
+@pytest.mark.parametrize("change", [{"version": 99}, {"files": None}, {"origin": None}])
+def test_an_index_of_an_unknown_version_is_none_and_is_begun_anew(
+    index: Index, change: dict[str, Any]
+) -> None:
     added(index, begun(index), row("a", 1))
     path = manifests(index.directory)[-1]
-    document = {**json.loads(path.read_bytes()), "version": 99}
+    document = {**json.loads(path.read_bytes()), **change}
+    document = {key: value for key, value in document.items() if value is not None}
     path.write_bytes(encode_document(document))
     assert index.newest() is None
     assert index.begin({}) is not None

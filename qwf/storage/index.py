@@ -12,6 +12,7 @@ read before others have published something newer.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -49,11 +50,14 @@ class Rows:
 
     def __init__(self, rows: Sequence[Mapping[Key, Any]]) -> None:
         self._rows = rows
+        self._keys: dict[Key, None] | None = None
         self.rows = len(rows)
 
     def keys(self, family: str) -> list[str]:
         """Return the keys of a family that any row has, in the order in which they come."""
-        return list(dict.fromkeys(key for row in self._rows for of, key in row if of == family))
+        if self._keys is None:
+            self._keys = dict.fromkeys(itertools.chain.from_iterable(self._rows))
+        return [key for of, key in self._keys if of == family]
 
     def column(self, family: str, key: str) -> list[Any]:
         """Return one value per row; None where there is none."""
@@ -139,8 +143,12 @@ class Index:
         if not is_as_written(data):
             raise CorruptRecordError(path, "it does not match its checksum")
         document = parse_document(data, path, kind=_KIND, version=INDEX_FORMAT)
-        files = tuple(ColumnFile(self.directory / name) for name in document["files"])
-        return Snapshot(number, document["origin"], document["facts"], files)
+        try:
+            names, origin, facts = document["files"], document["origin"], document["facts"]
+        except KeyError as error:
+            raise CorruptRecordError(path, f"it has no field {error}") from error
+        files = tuple(ColumnFile(self.directory / name) for name in names)
+        return Snapshot(number, origin, facts, files)
 
     def verify(self) -> None:
         """Read all of the newest snapshot.
@@ -327,5 +335,5 @@ def _gathered(selected: Sequence[tuple[ColumnFile | Rows, list[int]]], key: Key)
     values: list[Any] = []
     for part, positions in selected:
         column = part.column(*key)
-        values += [column[row] for row in positions]
+        values += column if len(positions) == part.rows else [column[row] for row in positions]
     return values

@@ -344,7 +344,7 @@ class Catalog:
             yield from zip(rest, pool.map(self._document, rest), strict=True)
 
     def _document(self, name: str) -> Examined:
-        return self._store.examine_recorder(self._experiment_id, name)
+        return self._store.examine_at(self._directory / name) if Store.is_entry(name) else None
 
     def _reread(self, ids: Sequence[str]) -> Rows:
         """Return the rows of recorders from their files, in the place of a file that is gone."""

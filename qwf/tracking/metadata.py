@@ -6,6 +6,7 @@ once into a frozen record.
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import sys
@@ -49,6 +50,9 @@ __all__ = [
 STORE_KIND: Final = "qwf-store"
 EXPERIMENT_KIND: Final = "qwf-experiment"
 RECORDER_KIND: Final = "qwf-recorder"
+
+# Values of JSON that may stand for another; listing thousands of recorders meets few of them.
+_NESTED: Final = (dict, list)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -258,7 +262,10 @@ def parse_recorder(document: Document, path: Path) -> RecorderRecord:
             status=_field(document, path, "status", str),
             started_at=_time(document, "started_at"),
             ended_at=_time(document, "ended_at"),
-            params={key: decode(value) for key, value in params.items()},
+            params={
+                key: decode(value) if type(value) in _NESTED else value
+                for key, value in params.items()
+            },
             tags=_field(document, path, "tags", dict),
             metrics={key: _metric(form) for key, form in metrics.items()},
             artifacts={name: parse_artifact(form) for name, form in artifacts.items()},
@@ -305,10 +312,19 @@ def index_row(record: RecorderRecord, revision: int) -> dict[tuple[str, str], An
         ("attributes", "end_time"): _milliseconds(record.ended_at),
         ("attributes", "parent_id"): record.parent_id,
     }
-    row.update((("params", key), str(value)) for key, value in record.params.items())
-    row.update((("tags", key), text) for key, text in record.tags.items())
-    row.update((("metrics", key), point.value) for key, point in record.metrics.items())
+    for key, value in record.params.items():
+        row[_key("params", key)] = value if type(value) is str else str(value)
+    for key, text in record.tags.items():
+        row[_key("tags", key)] = text if type(text) is str else str(text)
+    for key, point in record.metrics.items():
+        row[_key("metrics", key)] = point.value
     return row
+
+
+@functools.lru_cache(maxsize=10_000)
+def _key(family: str, key: str) -> tuple[str, str]:
+    """Return one object for all rows: thousands of recorders have the same few dozen keys."""
+    return family, key
 
 
 def _milliseconds(stored: str | None) -> int | None:
