@@ -15,6 +15,7 @@ from unicodedata import combining, east_asian_width
 from .version import __version__
 
 __all__ = [
+    "AmbiguousRecorderError",
     "ArtifactCorruptError",
     "ArtifactNotFoundError",
     "CommandLineError",
@@ -268,6 +269,21 @@ class RecorderNotFoundError(QwfError, ValueError):
         return (
             f"no recorder with {self.what} {self.value!r} in experiment {self.experiment!r}; "
             f"{suggest(self.value, self.known)}"
+        )
+
+
+class AmbiguousRecorderError(QwfError, ValueError):
+    """A part of an id that several recorders have."""
+
+    def __init__(self, part: str, found: Sequence[str]) -> None:
+        super().__init__()
+        self.part, self.found = part, tuple(found)
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.found[:4]) + (" ..." if len(self.found) > 4 else "")
+        return (
+            f"{len(self.found)} recorders have an id that begins or ends with {self.part!r}: "
+            f"{shown}. Nothing was changed. Give more of it."
         )
 
 

@@ -560,3 +560,24 @@ def test_a_crash_while_deleting_an_experiment_leaves_its_name_usable(
         assert manager.get_exp(experiment_name="e").list_recorders() == {}
         with pytest.raises(ExperimentNotFoundError):
             manager.get_exp(experiment_name="f", create=False)
+
+
+def test_a_recorder_whose_file_is_damaged_can_be_deleted_and_restored(store: Path) -> None:
+    with R.start(experiment_name="e"):
+        recorder = R.get_recorder()
+    Path(recorder.get_local_dir(), "recorder.json").write_text("{")
+    experiment = R.get_exp(experiment_name="e")
+    assert R.exp_manager.find_recorder(str(recorder.id)[-8:]).status == "BROKEN"
+    assert experiment.delete_recorder(recorder.id) == [recorder.id]
+    assert experiment.list_recorders() == {}
+    assert R.restore_recorder(recorder.id).status == "BROKEN"
+
+
+def test_a_part_of_an_id_that_several_recorders_have_is_told(store: Path) -> None:
+    for _ in range(2):
+        with R.start(experiment_name="e"):
+            pass
+    with pytest.raises(ValueError, match=r"2 recorders have an id that begins .*Give more of it"):
+        R.exp_manager.find_recorder("20")
+    with pytest.raises(ValueError, match="no recorder with id 'zzz'"):
+        R.exp_manager.find_recorder("zzz")

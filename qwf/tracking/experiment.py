@@ -233,11 +233,14 @@ class Experiment:
         """
         if recorder_id is None and recorder_name is None:
             raise MissingArgumentError("delete_recorder needs recorder_id or recorder_name.")
-        recorder = self.get_recorder(recorder_id, recorder_name, create=False)
-        assert recorder.id is not None  # found on disk
-        deleted = delete_recorders(self._store, [(self.id, recorder.id)])
-        if recorder.id not in deleted:  # another process was first
-            raise RecorderNotFoundError("id", recorder.id, experiment=self.name)
+        identity = recorder_id
+        # A broken one cannot be opened, but named by its id.
+        if identity is None or self._store.examine_recorder(self.id, identity) is None:
+            identity = self.get_recorder(recorder_id, recorder_name, create=False).id
+        assert identity is not None  # found on disk
+        deleted = delete_recorders(self._store, [(self.id, identity)])
+        if identity not in deleted:  # another process was first
+            raise RecorderNotFoundError("id", identity, experiment=self.name)
         return deleted
 
     def restore_recorder(self, recorder_id: str) -> Recorder:

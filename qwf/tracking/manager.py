@@ -14,8 +14,11 @@ from weakref import WeakSet
 
 from ..config import C, add_guard
 from ..errors import (
+    AmbiguousRecorderError,
+    CorruptRecordError,
     ExpAlreadyExistError,
     ExperimentNotFoundError,
+    FormatVersionError,
     MissingArgumentError,
     QwfError,
     RecorderInitializationError,
@@ -497,24 +500,22 @@ class ExpManager:
         Raises
         ------
         RecorderNotFoundError
-            If there is none, or there are several.
+            If there is none.
+        AmbiguousRecorderError
+            If several have it.
         """
-        store = self.store
-        experiments = store.list_experiments()
-        for experiment in experiments:
-            if store.read_recorder(experiment.id, recorder_id) is not None:
-                return _experiment(store, experiment).get_recorder(recorder_id)
-        names = [(one, name) for one in experiments for name in store.recorder_names(one.id)]
-        meant = [
-            (one, name)
-            for one, name in names
-            if name.startswith(recorder_id) or name.endswith(recorder_id)
-        ]
-        if not recorder_id or len(meant) != 1:
-            known = [name for _, name in meant or names]
-            raise RecorderNotFoundError("id", recorder_id, experiment="any", known=known)
-        ((experiment, name),) = meant
-        return _experiment(store, experiment).get_recorder(name)
+        found = self.store.recorders_named(recorder_id)
+        if len(found) > 1:
+            raise AmbiguousRecorderError(recorder_id, [name for _, name in found])
+        if not found:
+            names = [name for _, name in self.store.recorders_named("")]
+            raise RecorderNotFoundError("id", recorder_id, experiment="any", known=names)
+        ((experiment_id, name),) = found
+        experiment = self._find(experiment_id, None)
+        try:
+            return experiment.get_recorder(name)
+        except (CorruptRecordError, FormatVersionError):
+            return experiment._shown(name)
 
     def restore_recorder(self, recorder_id: str) -> Recorder:
         """Bring back a deleted recorder; see `Experiment.restore_recorder`."""

@@ -252,6 +252,23 @@ class Store:
             return []
         return fsio.list_names(self.experiment_directory(experiment_id) / layout.RECORDERS)
 
+    def recorders_named(self, part: str) -> list[tuple[str, str]]:
+        """Return experiment and id of the recorders whose id begins or ends with a text.
+
+        That of just this id alone, if there is one. Asks no recorder's file but that one's.
+        """
+        experiments = [record.id for record in self.list_experiments()]
+        for one in experiments:
+            path = self.recorder_directory(one, part) / layout.RECORDER_FILE
+            if self.is_entry(part) and fsio.exists(path):
+                return [(one, part)]
+        return [
+            (one, name)
+            for one in experiments
+            for name in self.recorder_names(one)
+            if (name.startswith(part) or name.endswith(part)) and self.is_entry(name)
+        ]
+
     def examine_recorder(self, experiment_id: str, recorder_id: str) -> Examined:
         """Return record and revision of a recorder; what is wrong with it; or None without one."""
         if not self.is_entry(recorder_id) or not self.check_version():
