@@ -506,6 +506,35 @@ def test_a_damaged_index_harms_nobody_and_the_check_finds_it(bench: Bench) -> No
     assert check_store(bench.root) == []
 
 
+@pytest.mark.usefixtures("fast")
+def test_a_file_that_was_replaced_behind_the_index_is_found_by_the_check(
+    bench: Bench, tmp_path: Path
+) -> None:
+    ended = bench.ended(20)
+    older = bench.file(ended[0]).read_bytes()
+    bench.tag(ended[0], a="x")
+    bench.catalog().table()
+    bench.file(ended[0]).write_bytes(older)
+    findings = check_store(bench.root, repair=True)
+    assert [(finding.path, finding.repaired) for finding in findings] == [("index/e", True)]
+    assert "does not agree with the file of" in findings[0].problem
+    bench.assert_shown()
+
+
+@pytest.mark.usefixtures("fast")
+def test_the_check_finds_nothing_wrong_with_rows_that_nobody_believes(bench: Bench) -> None:
+    ended = bench.ended(20)
+    bench.catalog().table()
+    bench.tag(ended[0], a="x")
+    bench.resume(ended[1])
+    for number in range(3):  # while it runs, its changes are not announced
+        bench.tag(ended[1], a=str(number))
+    assert check_store(bench.root) == []
+    bench.ended(20)
+    bench.catalog().table()
+    assert check_store(bench.root) == []
+
+
 # --- the same names, other recorders ---------------------------------------------------------
 
 

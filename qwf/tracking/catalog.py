@@ -30,7 +30,7 @@ from .status import BROKEN, LOST, RUNNING
 from .store import Examined, Store
 from .table import FAMILIES, Identified, Part, RecorderTable, Selected
 
-__all__ = ["Catalog", "catalog_of", "marks_of"]
+__all__ = ["Catalog", "catalog_of", "marks_of", "names_of"]
 
 _logger: Final = logging.getLogger("qwf.tracking")
 
@@ -248,7 +248,7 @@ class Catalog:
         for segment in segments:
             known.update(zip(segment.ids, segment.revisions, strict=True))
         facts = snapshot.facts
-        others, gone = _names_of(facts.get("others")), _names_of(facts.get("gone"))
+        others, gone = names_of(facts.get("others")), names_of(facts.get("gone"))
         first = self._stamp is None
         for one in gone:
             known.pop(one, None)
@@ -451,7 +451,8 @@ def _stamp_of(directory: Path) -> _Stamp:
         return None
 
 
-def _names_of(fact: object) -> set[str]:
+def names_of(fact: object) -> set[str]:
+    """Return the names that a fact of an index holds."""
     return set(fact) if isinstance(fact, list) else set()
 
 

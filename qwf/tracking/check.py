@@ -21,7 +21,7 @@ from ..storage.codec import load_json
 from ..storage.documents import Document, encode_document, is_as_written, read_document
 from ..storage.index import Index
 from ..version import EXPERIMENT_FORMAT, PROVENANCE_FORMAT, STORE_FORMAT
-from .catalog import marks_of
+from .catalog import marks_of, names_of
 from .check_recorder import RecorderCheck
 from .findings import UPGRADE, Finding, Remedy, Workbench, newer
 from .metadata import EXPERIMENT_KIND, STORE_KIND, new_experiment, new_store
@@ -194,13 +194,15 @@ class _StoreCheck:
         if snapshot is None:
             return None
         marks = marks_of(self._store, experiment_id)
+        gone = names_of(snapshot.facts.get("gone"))
         for identity, revision in snapshot.revisions().items():
             found = self._store.examine_recorder(experiment_id, identity)
-            known = isinstance(found, tuple) and found[1] <= max(revision, marks.get(identity, 0))
-            if isinstance(found, tuple) and not known:
+            # Of one that was announced to change, or has not ended, the index is not believed.
+            believed = marks.get(identity, 0) <= revision and identity not in gone
+            if believed and isinstance(found, tuple) and found[1] != revision:
                 return (
-                    f"it is older than the file of {identity}, which was replaced by other means "
-                    "than qwf; it is derived and not needed"
+                    f"it does not agree with the file of {identity}, which was replaced by other "
+                    "means than qwf; it is derived and not needed"
                 )
         return None
 
