@@ -11,7 +11,6 @@ from .metric_log import MetricLog, write_waiting
 from .metric_values import column_of_steps, columns_of_values, whole_step
 from .metrics import current, history
 from .run import Run
-from .store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,15 +23,7 @@ _logger: Final = logging.getLogger("qwf.tracking")
 class MeasuredRun(Run):
     """A run into which metrics are logged; see `Run`. Public as `Recorder`."""
 
-    def __init__(
-        self,
-        store: Store,
-        experiment_id: str,
-        name: str | None = None,
-        parent_id: str | None = None,
-    ) -> None:
-        super().__init__(store, experiment_id, name, parent_id)
-        self._metric_log: MetricLog | None = None
+    _metric_log: MetricLog | None = None
 
     def log_metrics(self, /, step: int | None = None, **metrics: Any) -> None:
         """Log the values of metrics at a step (None means 0).

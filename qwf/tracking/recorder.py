@@ -32,7 +32,6 @@ from .metadata import (
 from .metric_log import MetricLog
 from .run import DEFAULT_RECORDER_NAME, Run
 from .status import check_transition
-from .store import Store
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -56,16 +55,8 @@ class Recorder(MeasuredRun):
     *A crash* loses nothing that a call returned from; the status is then shown as LOST.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        experiment_id: str,
-        name: str | None = None,
-        parent_id: str | None = None,
-    ) -> None:
-        super().__init__(store, experiment_id, name, parent_id)
-        self._session: object = None  # when this process started or resumed it
-        self._surroundings: Surroundings | None = None
+    _session: object = None  # when this process started or resumed it
+    _surroundings: Surroundings | None = None
 
     # --- life cycle ---
 
