@@ -57,17 +57,23 @@ def _line(content: Any) -> bytes:
 
 
 def _packed(values: list[Any], rows: int) -> tuple[str, Any]:
-    # JSON has no NaN and no infinities; a text in a list of one cannot be a value of its own.
-    values = [
-        [repr(value)] if type(value) is float and value - value != 0 else value for value in values
-    ]
-    present = [row for row, value in enumerate(values) if value is not None]
+    kinds = set(map(type, values))
+    if float in kinds:
+        # JSON has no NaN and no infinities; a text in a list of one cannot be a value of its own.
+        values = [
+            [repr(value)] if type(value) is float and value - value != 0 else value
+            for value in values
+        ]
+    missing = type(None) in kinds
+    present = (
+        [row for row, value in enumerate(values) if value is not None] if missing else range(rows)
+    )
     first = values[0] if rows else None
     if len(present) in (0, rows) and _all_are(first, values):
         return _ONE, first
     if 2 * len(present) < rows:
-        return _SOME, [present, [values[row] for row in present]]
-    if all(value is None or type(value) is str for value in values):
+        return _SOME, [list(present), [values[row] for row in present]]
+    if kinds <= {str, type(None)}:
         numbers: dict[Any, int] = {}
         codes = [numbers.setdefault(value, len(numbers)) for value in values]
         if 4 * len(numbers) < rows:

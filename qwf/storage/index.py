@@ -12,7 +12,6 @@ read before others have published something newer.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -49,20 +48,23 @@ class Rows:
     """Rows in memory, with the columns that a `ColumnFile` has on disk."""
 
     def __init__(self, rows: Sequence[Mapping[Key, Any]]) -> None:
-        self._rows = rows
-        self._keys: dict[Key, None] | None = None
         self.rows = len(rows)
+        self._columns: dict[Key, list[Any]] = {}
+        for number, row in enumerate(rows):
+            for key, value in row.items():
+                column = self._columns.get(key)
+                if column is None:
+                    column = self._columns[key] = [None] * self.rows
+                column[number] = value
 
     def keys(self, family: str) -> list[str]:
         """Return the keys of a family that any row has, in the order in which they come."""
-        if self._keys is None:
-            self._keys = dict.fromkeys(itertools.chain.from_iterable(self._rows))
-        return [key for of, key in self._keys if of == family]
+        return [key for of, key in self._columns if of == family]
 
     def column(self, family: str, key: str) -> list[Any]:
         """Return one value per row; None where there is none."""
-        wanted = (family, key)
-        return [row.get(wanted) for row in self._rows]
+        values = self._columns.get((family, key))
+        return [None] * self.rows if values is None else values
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,6 @@ class Index:
             ids = part.column(*ID)
             selected.append((part, [row for row, one in enumerate(ids) if one not in seen]))
             seen.update(ids)
-        selected.reverse()
         count = sum(len(positions) for _, positions in selected)
         columns = {key: _gathered(selected, key) for key in self._keys(parts)}
         path = self.directory / f"{_COLUMNS}{secrets.token_hex(8)}"

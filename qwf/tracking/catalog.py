@@ -366,19 +366,20 @@ class Catalog:
             {ID: name, ("attributes", "run_name"): _BROKEN_NAME, ("attributes", "status"): BROKEN}
             for name in broken
         ]
-        parts: list[Part] = [self._identified(going), self._identified(Rows(rows)), self._table]
+        parts: list[Part] = [self._identified(going), self._table, self._identified(Rows(rows))]
         return RecorderTable(parts).newest_first()
 
     def _ended(self) -> Iterator[Identified]:
         missing = dict(self._known)
         fresh = [row for one, row in self._read.items() if missing.pop(one, None) is not None]
-        yield self._identified(Rows(fresh))
+        yield self._identified(Rows(fresh[::-1]))
         for segment in reversed(self._segments):
             positions = []
             for position, one in enumerate(segment.ids):
                 if missing.pop(one, None) is not None:
                     positions.append(position)
-            yield self._identified(Selected(segment, positions))
+            whole = len(positions) == segment.rows
+            yield self._identified(segment if whole else Selected(segment, positions))
 
     def _identified(self, part: Part) -> Identified:
         return Identified(part, self._experiment_id)
@@ -418,7 +419,7 @@ class Catalog:
         if len(self._others) + len(facts["gone"]) <= _MOST_OTHERS:
             facts["others"] = sorted(self._others)
             facts["directory"] = list(self._stamp or ()) if self._trusted else None
-        rows = Rows(list(self._read.values()))
+        rows = Rows(list(self._read.values())[::-1])  # the newest first, as they are shown
         with self._writing():
             written = self._index.commit(self._snapshot, rows, facts, without=facts["gone"])
             if written is not None:

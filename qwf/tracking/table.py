@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..storage.index import ID
@@ -107,7 +108,7 @@ class RecorderTable:
         """
         column = self._columns.get((family, key))
         if column is None:
-            column = [value for part in self._parts for value in part.column(family, key)]
+            column = list(chain.from_iterable(part.column(family, key) for part in self._parts))
             self._columns[family, key] = column
         return column
 
@@ -128,7 +129,7 @@ class RecorderTable:
         ids = self.column("attributes", "run_id")
         positions = sorted(range(self.rows), key=ids.__getitem__)
         positions.sort(key=starts.__getitem__, reverse=True)  # texts of equal length
-        return self.take(positions)
+        return self if positions == [*range(self.rows)] else self.take(positions)
 
     def as_frame(self) -> pd.DataFrame:
         """Return a DataFrame with one row per recorder.
@@ -142,17 +143,24 @@ class RecorderTable:
         """
         import pandas as pd
 
-        columns: dict[str, Any] = {}
-        for name in ATTRIBUTES:
-            values = self.column("attributes", name)
-            columns[name] = (
-                pd.to_datetime(pd.Series(values, dtype="float64"), unit="ms", utc=True).astype(
-                    "datetime64[ns, UTC]"
-                )
-                if name in ("start_time", "end_time")
-                else pd.Series(values, dtype=object)
+        families = (("metrics", "float64"), ("params", object), ("tags", object))
+        frames = [self._block(family, self.keys(family), kind) for family, kind in families]
+        attributes = self._block("attributes", ATTRIBUTES, object)
+        attributes.columns = pd.Index(ATTRIBUTES, dtype=object)
+        for name in ("start_time", "end_time"):
+            values = pd.Series(self.column("attributes", name), dtype="float64")
+            attributes[name] = pd.to_datetime(values, unit="ms", utc=True).astype(
+                "datetime64[ns, UTC]"
             )
-        for family, kind in (("metrics", "float64"), ("params", object), ("tags", object)):
-            for key in self.keys(family):
-                columns[f"{family}.{key}"] = pd.Series(self.column(family, key), dtype=kind)
-        return pd.DataFrame(columns, copy=False)
+        return pd.concat([attributes, *frames], axis=1)
+
+    def _block(self, family: str, keys: Sequence[str], kind: Any) -> pd.DataFrame:
+        """Return some columns as a frame: as one array, as pandas takes long for each Series."""
+        import numpy as np
+        import pandas as pd
+
+        values = np.empty((len(keys), self.rows), dtype=kind)
+        for number, key in enumerate(keys):
+            values[number] = self.column(family, key)
+        names = pd.Index([f"{family}.{key}" for key in keys], dtype=object)
+        return pd.DataFrame(values.T, columns=names, dtype=kind, copy=False)
