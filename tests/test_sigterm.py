@@ -244,10 +244,13 @@ def test_a_forked_child_without_runs_of_its_own_dies_of_the_signal(
     code, out, _ = terminated(
         """
 with R.start(experiment_name="parent"):
+    begun, begin = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(begin, b".")
         while True:
             time.sleep(60)
+    os.read(begun, 1)  # Python forgets a signal that a child gets while it is still being forked
     os.kill(child, signal.SIGTERM)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print("ready", code, R.get_recorder().status, flush=True)
