@@ -232,7 +232,9 @@ class Index:
         """
         names = fsio.list_names(self.directory)
         kept, merged = self._split(base.files, rows.rows)
-        if _highest(names) != base.number or not {file.path.name for file in kept}.issubset(names):
+        if _highest(names) != base.number or not {file.path.name for file in base.files}.issubset(
+            names
+        ):
             return None
         files = list(kept)
         if rows.rows or merged:
