@@ -22,6 +22,7 @@ from qwf.testing.crash import crash_points
 from qwf.tracking import catalog as catalogs
 from qwf.tracking.catalog import Catalog
 from qwf.tracking.check import check_store
+from qwf.tracking.liveness import Observer, this_process
 from qwf.tracking.store import Store
 from qwf.tracking.trash import list_trash, restore_recorders
 
@@ -197,6 +198,48 @@ def test_a_process_does_not_go_on_with_an_index_that_others_have_begun_anew(benc
 
 def interrupted() -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_run_that_ends_with_its_process_while_somebody_lists_is_not_shown_as_lost(
+    bench: Bench,
+) -> None:
+    identity = bench.start()
+    process = forked(lambda: None)
+    os.waitpid(process, 0)
+    sessions = [{"ended_at": None, **this_process(), "pid": process}]
+    bench.change(identity, sessions=sessions)
+    assert shown(bench.catalog().table())[0]["status"] == "LOST"
+    with before(Observer, "is_lost", lambda: bench.end(identity)) as waiting:
+        assert shown(bench.catalog().table())[0]["status"] == "FINISHED"
+    assert not waiting
+
+
+@pytest.mark.usefixtures("fast", "small")
+def test_a_recorder_deleted_after_it_was_listed_keeps_its_place_in_the_table(bench: Bench) -> None:
+    ended = bench.ended(4)
+    bench.catalog().table()
+    table = bench.catalog().table()
+    bench.remove_index()
+    bench.delete(ended[0])
+    assert len(table.column("tags", "none")) == 4
+    assert table.column("attributes", "run_id") == ended[::-1]
+    assert table.column("attributes", "status") == ["FINISHED"] * 4
+    assert table.column("row", "revision") == [2] * 4
+    bench.assert_shown()
+
+
+@pytest.mark.usefixtures("fast", "small")
+def test_an_index_of_which_only_a_part_is_removed_yet_is_not_believed(bench: Bench) -> None:
+    ended = bench.ended(5)
+    bench.catalog().table()
+    for identity in ended:
+        bench.tag(identity, a="x")
+    bench.catalog().table()
+    assert list(bench.changes.iterdir()) == []
+    newest = max(bench.index.glob("manifest.*"), key=lambda path: int(path.suffix[1:]))
+    newest.unlink()  # as `rm -r` may begin
+    bench.assert_shown()
 
 
 # --- a change, and listings at each of its places --------------------------------------------

@@ -126,6 +126,8 @@ class Index:
                 return None
             number = self._seen = _highest(names)
             if number == 0:
+                if any(name.startswith(_COLUMNS) for name in names):
+                    continue  # one went and another came while the names were listed
                 return None
             if known is not None and number == known.number:
                 if {file.path.name for file in known.files}.issubset(names):
@@ -140,7 +142,7 @@ class Index:
         return None
 
     def _load(self, number: int) -> Snapshot:
-        path = self.directory / f"{_MANIFEST}{number}"
+        path = self._manifest(number)
         data = fsio.read_bytes(path)
         if not is_as_written(data):
             raise CorruptRecordError(path, "it does not match its checksum")
@@ -190,7 +192,7 @@ class Index:
         snapshot = Snapshot(number, number, facts, ())
         if not self._publish(snapshot):
             return None
-        self._tidy(names, {number}, ())
+        self._tidy(names, snapshot)
         return snapshot
 
     def commit(
@@ -217,7 +219,8 @@ class Index:
         Returns
         -------
         Snapshot or None
-            None if somebody was faster, or has removed the index.
+            None if somebody was faster, or has removed the index. When it returns one, no older
+            one is left.
 
         Raises
         ------
@@ -245,8 +248,9 @@ class Index:
                 fsio.remove_file(file.path)
             return None
         if not self._is_newest(snapshot, base):
+            fsio.remove_file(self._manifest(snapshot.number))
             return None
-        self._tidy(names, {base.number, snapshot.number}, files)
+        self._tidy(names, snapshot)
         return snapshot
 
     def _publish(self, snapshot: Snapshot) -> bool:
@@ -257,21 +261,25 @@ class Index:
             facts=snapshot.facts,
             files=[file.path.name for file in snapshot.files],
         )
-        path = self.directory / f"{_MANIFEST}{snapshot.number}"
+        path = self._manifest(snapshot.number)
         return fsio.create_whole(path, encode_document(document), durable=False)
 
+    def _manifest(self, number: int) -> Path:
+        return self.directory / f"{_MANIFEST}{number}"
+
     def _is_newest(self, snapshot: Snapshot, base: Snapshot) -> bool:
-        """Whether a snapshot that was published holds.
+        """Whether a snapshot that was published holds, and nothing older is left.
 
         Its number is free again when others have gone further and have tidied up, or when the
-        whole index was removed meanwhile. Nobody looks at it in the first case.
+        whole index was removed meanwhile. Older manifests are removed here, so that nobody can
+        come upon one again when the newest is removed: its owner relies on the newest.
         """
         names = fsio.list_names(self.directory)
-        if _highest(names) > snapshot.number:
+        if _highest(names) > snapshot.number or self._manifest(base.number).name not in names:
             return False
-        if f"{_MANIFEST}{base.number}" not in names:
-            fsio.remove_file(self.directory / f"{_MANIFEST}{snapshot.number}")
-            return False
+        for name in names:
+            if 0 < _number(name) < snapshot.number:
+                fsio.remove_file(self.directory / name)
         return True
 
     @staticmethod
@@ -305,19 +313,14 @@ class Index:
                 found.update(dict.fromkeys((family, key) for key in part.keys(family)))
         return list(found)
 
-    def _tidy(
-        self, names: Iterable[str], numbers: Collection[int], files: Sequence[ColumnFile]
-    ) -> None:
-        """Remove what the newest manifest does not need; that it is gone harms nobody.
-
-        The one before stays: who lists the names while the newest comes finds one of the two.
-        """
-        needed = {file.path.name for file in files}
+    def _tidy(self, names: Iterable[str], snapshot: Snapshot) -> None:
+        """Remove what the newest snapshot does not need; that it is gone harms nobody."""
+        needed = {file.path.name for file in snapshot.files}
         with contextlib.suppress(OSError):
-            now = fsio.modified_at(self.directory / f"{_MANIFEST}{max(numbers)}")
+            now = fsio.modified_at(self._manifest(snapshot.number))
             for name in names:
                 path = self.directory / name
-                old = 0 < _number(name) < max(numbers) and _number(name) not in numbers
+                old = 0 < _number(name) < snapshot.number
                 if name.startswith(_COLUMNS) and name not in needed:
                     # Merged ones are taken for orphans too: a reader may still be at them.
                     old = now - fsio.modified_at(path) > _ORPHAN_SECONDS

@@ -62,7 +62,9 @@ _Stamp: TypeAlias = "tuple[int, int] | None"
 class _Segment:
     """A file of columns of the index, whose columns are kept when they were read."""
 
-    def __init__(self, file: ColumnFile, reread: Callable[[Sequence[str]], Rows]) -> None:
+    def __init__(
+        self, file: ColumnFile, reread: Callable[[Sequence[dict[Key, Any]]], Rows]
+    ) -> None:
         self._file, self._reread = file, reread
         self.name = file.path.name
         self.rows = file.rows
@@ -71,6 +73,7 @@ class _Segment:
         self.is_damaged = False
         self.ids: list[str] = self.column(*ID)
         self.revisions: list[int] = self.column(*REVISION)
+        self.column("attributes", "status")  # what everybody asks for, while the file is there
 
     def keys(self, family: str) -> Iterable[str]:
         return self._file.keys(family) if self._instead is None else self._instead.keys(family)
@@ -93,7 +96,12 @@ class _Segment:
                     raise
                 self.is_damaged = isinstance(error, CorruptRecordError)
                 # Removed or damaged after it was opened: the recorders themselves tell.
-                self._instead = self._reread(self.ids)
+                columns = {**self._columns, ID: self.ids, REVISION: self.revisions}
+                known = [
+                    {key: column[row] for key, column in columns.items()}
+                    for row in range(self.rows)
+                ]
+                self._instead = self._reread(known)
                 self._columns.clear()
         return self._instead.column(family, key)
 
@@ -297,10 +305,10 @@ class Catalog:
 
     def _look_at(self, names: Collection[str]) -> tuple[_Going, list[str]]:
         """Read recorders; keep those that have ended, return the others."""
-        observer = Observer()
+        lost: set[str] = set()
         going: list[dict[Key, Any]] = []
         broken: list[str] = []
-        for name, found in self._documents(sorted(names)):
+        for name, found in self._judged(sorted(names), lost):
             if found is None:  # a foreign entry, or deleted meanwhile
                 self._unlearn(name)
                 continue
@@ -311,8 +319,7 @@ class Catalog:
             record, revision = found
             row = index_row(record, revision)
             if record.status == RUNNING:
-                path = self._directory / name / layout.RECORDER_FILE
-                if observer.is_lost(record.sessions, path):
+                if name in lost:
                     row["attributes", "status"] = LOST
                 going.append(row)
                 self._unlearn(name)
@@ -321,6 +328,21 @@ class Catalog:
                 self._others.discard(name)
                 self._table = None
         return _Going(going, [self._directory / row[ID] for row in going]), broken
+
+    def _judged(self, names: Sequence[str], lost: set[str]) -> Iterator[tuple[str, Examined]]:
+        """Read recorders; add to `lost` those that run, but whose process does not."""
+        observer = Observer()
+        for name, found in self._documents(names):
+            if isinstance(found, tuple) and found[0].status == RUNNING:
+                path = self._directory / name / layout.RECORDER_FILE
+                if observer.is_lost(found[0].sessions, path):
+                    # It may have come to its end, and its process to its own, since it was read.
+                    again = self._document(name)
+                    if isinstance(again, tuple) and again[1] == found[1]:
+                        lost.add(name)
+                    yield name, again
+                    continue
+            yield name, found
 
     def _unlearn(self, name: str) -> None:
         """Forget that a recorder has ended."""
@@ -346,13 +368,15 @@ class Catalog:
     def _document(self, name: str) -> Examined:
         return self._store.examine_at(self._directory / name) if Store.is_entry(name) else None
 
-    def _reread(self, ids: Sequence[str]) -> Rows:
-        """Return the rows of recorders from their files, in the place of a file that is gone."""
+    def _reread(self, known: Sequence[dict[Key, Any]]) -> Rows:
+        """Return rows from the recorders' files, in the place of a file of columns that is gone.
+
+        Of one that is not there any more, what is known is all that there is.
+        """
         rows = []
-        for name in ids:
-            found = self._document(name)
-            known = isinstance(found, tuple)
-            rows.append(index_row(*found) if known else {ID: name, REVISION: 0})  # type: ignore[misc]  # a tuple
+        for row in known:
+            found = self._document(row[ID])
+            rows.append(index_row(*found) if isinstance(found, tuple) else row)
         return Rows(rows)
 
     # --- the table ---
