@@ -601,3 +601,27 @@ def test_a_child_has_a_catalog_of_its_own(bench: Bench, children: Any) -> None:
 
         children.add(look)
         assert children.exit_codes() == [0]
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_first_listing_that_is_broken_off_has_not_read_in_vain(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogs, "_AT_ONCE", 20)
+    bench.ended(40)
+    catalog, real, read = bench.catalog(), Catalog._document, []
+
+    def broken_off(self: Catalog, name: str) -> object:
+        read.append(name)
+        if len(read) > 34:
+            raise KeyboardInterrupt
+        return real(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "_document", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            catalog.table()
+    with counted() as counting:
+        bench.assert_shown(bench.catalog())
+    assert len(counting.opened("recorder.json")) == 20
+    bench.assert_shown(catalog)

@@ -41,6 +41,10 @@ _FEW: Final = 16
 # leave the same modification time.
 _GRAIN_SECONDS: Final = 2.0
 
+# So many are put into the index at once, so that a listing of all for the first time needs no more
+# memory for more of them, and one that is killed has not read in vain.
+_AT_ONCE: Final = 8192
+
 # Names that are not in the index, as foreign ones, are remembered up to this number.
 _MOST_OTHERS: Final = 1000
 
@@ -208,7 +212,7 @@ class Catalog:
             doubtful = {
                 one for one, revision in marks.items() if self._known.get(one, 0) < revision
             }
-            going, broken = self._look_at(self._others | (doubtful & self._names))
+            going, broken = self._look_at(self._others | (doubtful & self._names), marks)
             table = self._assembled(going, broken)
             self._write_index(marks, len(doubtful))
             return table
@@ -303,7 +307,7 @@ class Catalog:
 
     # --- reading ---
 
-    def _look_at(self, names: Collection[str]) -> tuple[_Going, list[str]]:
+    def _look_at(self, names: Collection[str], marks: dict[str, int]) -> tuple[_Going, list[str]]:
         """Read recorders; keep those that have ended, return the others."""
         lost: set[str] = set()
         going: list[dict[Key, Any]] = []
@@ -327,6 +331,8 @@ class Catalog:
                 self._read[name], self._known[name] = row, revision
                 self._others.discard(name)
                 self._table = None
+                if len(self._read) % _AT_ONCE == 0:
+                    self._write_index(marks, 0)
         return _Going(going, [self._directory / row[ID] for row in going]), broken
 
     def _judged(self, names: Sequence[str], lost: set[str]) -> Iterator[tuple[str, Examined]]:
