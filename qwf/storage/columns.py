@@ -27,6 +27,10 @@ _ONE: Final = "one"  # the same value in every row
 _CODES: Final = "codes"  # [distinct values, number of the value per row]
 _SOME: Final = "some"  # [rows that have a value, their values]
 
+# A file of at most so many bytes is read whole: on a network mount each column would else take as
+# long as all of them.
+_WHOLE_BYTES: Final = 1 << 20
+
 Key = tuple[str, str]
 
 
@@ -112,7 +116,7 @@ def _plain(value: Any) -> Any:
 
 
 class ColumnFile:
-    """A file of columns, opened for reading; a column is read when it is asked for first.
+    """A file of columns; those of a large one are read one by one, when they are asked for.
 
     Parameters
     ----------
@@ -132,7 +136,7 @@ class ColumnFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        head = fsio.read_range(path, 0, 1 << 16)
+        head = fsio.read_range(path, 0, _WHOLE_BYTES)
         if not head.startswith(_MAGIC):
             raise CorruptRecordError(path, "its first line is not that of a file of columns")
         end = head.find(b"\n", len(_MAGIC)) + 1
@@ -141,6 +145,7 @@ class ColumnFile:
             end = head.find(b"\n", len(_MAGIC)) + 1
         directory = self._checked(head[len(_MAGIC) : end])
         self._start = end
+        self._content = head if len(head) < _WHOLE_BYTES else None
         try:
             self.rows = int(directory["rows"])
             self._places: dict[Key, tuple[str, int, int]] = {
@@ -155,11 +160,16 @@ class ColumnFile:
         return [key for of, key in self._places if of == family]
 
     def column(self, family: str, key: str) -> list[Any]:
-        """Return one value per row; None where there is none. Reads the file at each call."""
+        """Return one value per row; None where there is none. It is parsed at each call."""
         if (family, key) not in self._places:
             return [None] * self.rows
         form, place, size = self._places[family, key]
-        content = self._checked(fsio.read_range(self.path, self._start + place, size))
+        start = self._start + place
+        if self._content is None:
+            line = fsio.read_range(self.path, start, size)
+        else:
+            line = self._content[start : start + size]
+        content = self._checked(line)
         try:
             values = _unpacked(form, content, self.rows)
         except (TypeError, ValueError, IndexError) as error:
