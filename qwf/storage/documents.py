@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 from ..errors import CorruptRecordError, FormatVersionError
 from . import fsio, lock
 from .codec import dump_json, load_json
+from .reading import read_whole
 
 __all__ = [
     "Document",
@@ -70,7 +71,7 @@ def read_document(path: Path, *, kind: str, version: int) -> Document:
     -----
     *Readers* take no lock and see one revision, never a mixture.
     """
-    return parse_document(fsio.read_bytes(path), path, kind=kind, version=version)
+    return parse_document(read_whole(path), path, kind=kind, version=version)
 
 
 def parse_document(data: bytes, path: Path, *, kind: str, version: int) -> Document:

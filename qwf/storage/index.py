@@ -25,6 +25,7 @@ from ..version import INDEX_FORMAT
 from . import fsio
 from .columns import ColumnFile, Key, encode_columns
 from .documents import encode_document, is_as_written, new_document, parse_document
+from .reading import read_whole
 
 __all__ = ["ID", "REVISION", "Index", "Rows", "Snapshot"]
 
@@ -137,13 +138,13 @@ class Index:
                 return self._load(number)
             except FileNotFoundError:
                 continue  # there is a newer one
-            except (CorruptRecordError, FormatVersionError):
+            except (OSError, CorruptRecordError, FormatVersionError):
                 return None
         return None
 
     def _load(self, number: int) -> Snapshot:
         path = self._manifest(number)
-        data = fsio.read_bytes(path)
+        data = read_whole(path)
         if not is_as_written(data):
             raise CorruptRecordError(path, "it does not match its checksum")
         document = parse_document(data, path, kind=_KIND, version=INDEX_FORMAT)

@@ -20,6 +20,7 @@ from ..version import JOURNAL_FORMAT
 from . import fsio
 from .appending import AppendFile
 from .codec import load_json
+from .reading import read_whole
 
 __all__ = ["JournalWriter", "read_batches", "read_journal", "sound_lines", "whole_size"]
 
@@ -112,7 +113,7 @@ def read_journal(path: Path) -> Iterator[Json]:
 
 def read_batches(path: Path) -> Iterator[list[Json]]:
     """Yield the entries of a journal as `read_journal`, many at once."""
-    lines = fsio.read_bytes(path).split(b"\n")
+    lines = read_whole(path).split(b"\n")
     lines.pop()  # empty after the last newline, or torn and never acknowledged
     if not lines:
         return
@@ -144,7 +145,7 @@ def _is_sound(line: bytes) -> bool:
 
 def sound_lines(path: Path) -> bytes:
     """Return what is left of a journal without the lines that are damaged."""
-    lines = fsio.read_bytes(path).split(b"\n")
+    lines = read_whole(path).split(b"\n")
     kept = [line for line in lines if _is_sound(line)]
     try:
         _check_header(path, lines[0])
@@ -156,7 +157,7 @@ def sound_lines(path: Path) -> bytes:
 
 def whole_size(path: Path) -> tuple[int, int]:
     """Return how many bytes of a journal are whole lines, and how many it has."""
-    data = fsio.read_bytes(path)
+    data = read_whole(path)
     return data.rfind(b"\n") + 1, len(data)
 
 

@@ -41,6 +41,9 @@ _FEW: Final = 16
 # leave the same modification time.
 _GRAIN_SECONDS: Final = 2.0
 
+# Of so many marks those that the index has are removed; each listing lists them.
+_MOST_MARKS: Final = 64
+
 # So many are put into the index at once, so that a listing of all for the first time needs no more
 # memory for more of them, and one that is killed has not read in vain.
 _AT_ONCE: Final = 8192
@@ -95,10 +98,10 @@ class _Segment:
         if self._instead is None:
             try:
                 return self._file.column(family, key)
-            except (FileNotFoundError, CorruptRecordError) as error:
+            except (OSError, CorruptRecordError) as error:
                 if family == ID[0]:
                     raise
-                self.is_damaged = isinstance(error, CorruptRecordError)
+                self.is_damaged = not isinstance(error, FileNotFoundError)
                 # Removed or damaged after it was opened: the recorders themselves tell.
                 columns = {**self._columns, ID: self.ids, REVISION: self.revisions}
                 known = [
@@ -146,8 +149,12 @@ def _metrics_of(directory: Path) -> dict[str, float]:
 
 def marks_of(store: Store, experiment_id: str) -> dict[str, int]:
     """Return the highest revision that is announced for each recorder that had ended before."""
+    return _announced(fsio.list_names(store.experiment_directory(experiment_id) / layout.CHANGES))
+
+
+def _announced(names: Iterable[str]) -> dict[str, int]:
     marks: dict[str, int] = {}
-    for name in fsio.list_names(store.experiment_directory(experiment_id) / layout.CHANGES):
+    for name in names:
         parsed = layout.parse_change_mark(name)
         if parsed is not None:
             marks[parsed[0]] = max(parsed[1], marks.get(parsed[0], 0))
@@ -199,7 +206,8 @@ class Catalog:
         """
         with self._lock:
             changed = _stamp_of(self._changes)
-            marks = marks_of(self._store, self._experiment_id)
+            names = fsio.list_names(self._changes)
+            marks, crowded = _announced(names), len(names) > _MOST_MARKS
             # In this order: a mark that is gone is in the snapshot which is looked for now.
             newest = self._index.newest(self._snapshot)
             stamp = _stamp_of(self._directory)
@@ -208,13 +216,13 @@ class Catalog:
                 return RecorderTable([])
             self._look_at_snapshot(newest, stamp[0], changed)
             self._look_for_names(stamp)
-            self._begin_index()
+            self._begin_index(crowded)
             doubtful = {
                 one for one, revision in marks.items() if self._known.get(one, 0) < revision
             }
             going, broken = self._look_at(self._others | (doubtful & self._names), marks)
             table = self._assembled(going, broken)
-            self._write_index(marks, len(doubtful))
+            self._write_index(marks, crowded or len(doubtful) >= _FEW)
             return table
 
     # --- what is new ---
@@ -232,7 +240,7 @@ class Catalog:
         if newest is not None and newest is not self._snapshot:
             try:
                 self._take(newest)
-            except (FileNotFoundError, CorruptRecordError):
+            except (OSError, CorruptRecordError):
                 self._forget()
         self._inode, self._changed = inode, changed
 
@@ -287,9 +295,10 @@ class Catalog:
             return
         self._trusted = now - self._seen_at > _GRAIN_SECONDS or self._is_quiet(stamp)
         names = set(fsio.list_names(self._directory))
-        if names != self._names:
+        gone = self._known.keys() - names
+        if names != self._names or gone:  # a snapshot may know some that this process never saw
             self._names = names
-            for one in self._known.keys() - names:
+            for one in gone:
                 del self._known[one]
                 self._read.pop(one, None)
             self._others = names - self._known.keys()
@@ -332,7 +341,7 @@ class Catalog:
                 self._others.discard(name)
                 self._table = None
                 if len(self._read) % _AT_ONCE == 0:
-                    self._write_index(marks, 0)
+                    self._write_index(marks)
         return _Going(going, [self._directory / row[ID] for row in going]), broken
 
     def _judged(self, names: Sequence[str], lost: set[str]) -> Iterator[tuple[str, Examined]]:
@@ -416,9 +425,10 @@ class Catalog:
 
     # --- writing ---
 
-    def _begin_index(self) -> None:
+    def _begin_index(self, crowded: bool) -> None:
         """Have something to build on, before anything is read that goes into the index."""
-        if self._snapshot is None and self._writable and len(self._others) >= _FEW:
+        much = crowded or len(self._others) >= _FEW
+        if self._snapshot is None and self._writable and much:
             with self._writing():
                 self._snapshot = self._index.begin(self._facts())
 
@@ -436,11 +446,13 @@ class Catalog:
             self._writable = isinstance(error, FileNotFoundError)
             _logger.debug("no index of %s is written: %s", self._directory, error)
 
-    def _write_index(self, marks: dict[str, int], doubtful: int) -> None:
-        """Put into the index what has ended, if it is much or was asked for in vain."""
+    def _write_index(self, marks: dict[str, int], wanted: bool = False) -> None:
+        """Put into the index what has ended, if it is much, or if there are too many marks."""
         if self._snapshot is None or not self._writable:
             return
-        much = len(self._read) >= _FEW or (doubtful >= _FEW and bool(self._read))
+        if wanted and not self._read:
+            self._remove_spent(marks)
+        much = len(self._read) >= _FEW or (wanted and bool(self._read))
         if not much and not self._is_worth_a_stamp(self._snapshot):
             return
         facts = self._facts()

@@ -250,13 +250,17 @@ class ExpManager:
 
         It ends with the status when the block ends well, else FAILED, in whatever thread or task
         the block is left. Runs that were started inside and not ended end before it. When one of
-        them cannot be ended the others are all the same, and the first error is raised.
+        them cannot be ended the others are all the same, and the first error is raised, unless
+        the block itself has raised one.
         """
         layer, experiment = self._start(**start)
         try:
             yield experiment
         except BaseException:
-            self._end_through(layer, Recorder.STATUS_FA)
+            try:
+                self._end_through(layer, Recorder.STATUS_FA)
+            except (OSError, QwfError) as error:  # what was raised in the block matters more
+                _logger.error("a run could not be ended FAILED: %s", error)  # noqa: TRY400
             raise
         self._end_through(layer, final_status)
 
