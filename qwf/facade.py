@@ -179,9 +179,15 @@ class QlibRecorder:
         return self.exp_manager.search_records(experiment_ids, **kwargs)
 
     def list_recorders(
-        self, experiment_id: str | None = None, experiment_name: str | None = None
+        self,
+        experiment_id: str | None = None,
+        experiment_name: str | None = None,
+        *,
+        max_results: int | None = None,
+        status: str | None = None,
+        filter_string: str = "",
     ) -> dict[str, Recorder]:
-        """Return id -> recorder of an experiment, newest first.
+        """Return id -> recorder of an experiment, newest first; see `Experiment.list_recorders`.
 
         Raises
         ------
@@ -194,7 +200,9 @@ class QlibRecorder:
         experiment = self.get_exp(
             experiment_id=experiment_id, experiment_name=experiment_name, create=False
         )
-        return experiment.list_recorders()
+        return experiment.list_recorders(
+            max_results=max_results, status=status, filter_string=filter_string
+        )
 
     def get_recorder(
         self,

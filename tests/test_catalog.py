@@ -625,3 +625,57 @@ def test_a_first_listing_that_is_broken_off_has_not_read_in_vain(
         bench.assert_shown(bench.catalog())
     assert len(counting.opened("recorder.json")) == 20
     bench.assert_shown(catalog)
+
+
+@pytest.mark.usefixtures("fast")
+def test_recorders_that_were_all_deleted_are_not_listed_by_a_new_process(bench: Bench) -> None:
+    ended = bench.ended(20)
+    bench.catalog().table()
+    for identity in ended:
+        bench.store.discard_recorder("e", identity, "20260101-000000-000000-00000000")
+    assert bench.catalog().table().rows == 0
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_others_have_made_listed_and_deleted_is_not_listed(bench: Bench) -> None:
+    bench.ended(20)
+    first = bench.catalog()
+    first.table()
+    made = bench.ended(20)
+    bench.catalog().table()
+    for identity in made:
+        bench.store.discard_recorder("e", identity, "20260101-000000-000000-00000000")
+    bench.assert_shown(first)
+    bench.assert_shown(bench.catalog())
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("number", [1, 30])
+def test_a_recorder_that_is_changed_again_and_again_leaves_few_marks(
+    bench: Bench, number: int
+) -> None:
+    changed, *_ = bench.ended(number)
+    catalog = bench.catalog()
+    for turn in range(300):
+        bench.tag(changed, turn=str(turn))
+        if turn % 50 == 0:
+            bench.assert_shown(catalog)
+    bench.assert_shown(catalog)
+    assert len(list(bench.changes.iterdir())) <= 100
+    bench.assert_shown(bench.catalog())
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_directory_in_the_place_of_a_file_breaks_no_listing(bench: Bench) -> None:
+    ended = bench.ended(20)
+    bench.catalog().table()
+    (bench.recorders / ended[3] / "recorder.json").unlink()
+    (bench.recorders / ended[3] / "recorder.json").mkdir()
+    bench.tag(ended[4], a="x")
+    for path in list(bench.index.iterdir()):
+        path.unlink()
+        path.mkdir()
+    table = bench.catalog().table()
+    assert table.rows == 20
+    assert table.column("attributes", "status").count("BROKEN") == 1
+    Store(bench.root).list_experiments()

@@ -297,3 +297,42 @@ def test_any_changed_byte_of_any_file_is_told_or_harmless(root: Path) -> None:
                 assert values(root) == before, where
         path.write_bytes(data)
     assert check(root) == []
+
+
+def test_a_directory_in_the_place_of_any_file_is_told_and_the_rest_is_checked(full: Path) -> None:
+    stray = min((full / "experiments" / "e" / "recorders").iterdir()) / "artifacts" / "zzz"
+    paths = [path for path in sorted(full.rglob("*")) if path.is_file() and path.stat().st_size]
+    chosen = {path.name.partition(".")[0]: path for path in paths}
+    stray.write_bytes(b"nobody knows it")
+    for path in chosen.values():
+        if not path.exists():
+            continue
+        data = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        told = {finding.path for finding in check(full)}
+        assert stray.relative_to(full).as_posix() in told or path in stray.parents, path
+        # Of what is deleted only the records are looked at.
+        assert len(told) > 1 or "trash" in path.parts, path
+        shown(full)
+        path.rmdir()
+        path.write_bytes(data)
+
+
+def test_an_experiment_that_has_lost_its_file_gets_it_back(full: Path) -> None:
+    (full / "experiments" / "e" / "experiment.json").unlink()
+    assert list(ExpManager(full).list_experiments()) == []
+    (finding,) = check(full, repair=True)
+    assert (finding.problem, finding.repaired) == ("it is missing", True)
+    assert list(ExpManager(full).list_experiments()) == ["e"]
+    assert check(full) == []
+
+
+def test_what_is_left_of_a_recorder_without_its_file_is_set_aside(root: Path) -> None:
+    directory = recorder_directory(root)
+    (directory / "recorder.json").unlink()
+    (finding,) = check(root, repair=True)
+    assert finding.repaired
+    assert "beside what a run has saved" in finding.problem
+    (kept,) = (root / "quarantine").iterdir()
+    assert (kept / "artifacts" / "model").exists()

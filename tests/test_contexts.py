@@ -406,3 +406,26 @@ def test_a_run_ends_even_if_the_settings_of_the_environment_change_meanwhile(
         recorder = R.get_recorder()
         monkeypatch.setenv("QWF_URI", str(tmp_path / "two"))
     assert recorder.status == "FINISHED"
+
+
+def test_what_a_block_raises_is_raised_also_if_its_run_cannot_be_ended(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train() -> None:
+        with R.start(experiment_name="e"):
+            shutil.rmtree(R.get_recorder().get_local_dir())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert "could not be ended FAILED" in caplog.text
+
+
+def test_r_lists_recorders_by_status_and_filter(store: Path) -> None:
+    for number in range(3):
+        R.start_exp(experiment_name="e")
+        R.log_metrics(m=number)
+        R.end_exp("FAILED" if number == 1 else "FINISHED")
+    found = R.list_recorders(experiment_name="e", status="FINISHED", filter_string="metrics.m > 1")
+    assert [recorder.list_metrics() for recorder in found.values()] == [{"m": 2.0}]
+    assert len(R.list_recorders(experiment_name="e", max_results=2)) == 2

@@ -21,7 +21,7 @@ import qwf
 from qwf import R
 from qwf.errors import RecorderStateError
 from qwf.storage import fsio
-from qwf.tracking import liveness, pulse
+from qwf.tracking import exits, liveness, pulse
 from qwf.tracking.manager import ExpManager
 from qwf.tracking.recorder import Recorder
 
@@ -525,3 +525,33 @@ def test_what_is_active_is_per_context_and_its_life_is_not(store: Path) -> None:
         thread.join()
         assert R.get_recorder() is mine
     assert shown(found["id"]) == "FINISHED"
+
+
+def test_a_dead_session_ends_when_its_process_was_last_seen_alive(store: Path) -> None:
+    recorder = R.get_exp(experiment_name="e").create_recorder().start_run()
+    exits.release(str(recorder.id))
+
+    def died(document: dict[str, Any]) -> dict[str, Any]:
+        begin = "2020-01-01T00:00:00Z"
+        session = {**document["sessions"][0], "pid_started": "1", "started_at": begin}
+        return {**document, "sessions": [session], "started_at": begin}
+
+    ExpManager(store).store.update_recorder("e", str(recorder.id), died)
+    os.utime(recorder_file(str(recorder.id)), (1577836860, 1577836860))  # a minute later
+    other = ExpManager(store).find_recorder(str(recorder.id))
+    assert other.status == "LOST"
+    other.end_run("FAILED")
+    assert other.sessions()[0]["ended_at"] == "2020-01-01T00:01:00.000000Z"
+    assert other._ended_at == "2020-01-01T00:01:00.000000Z"
+
+
+def test_resuming_a_lost_run_closes_the_session_of_the_dead(store: Path) -> None:
+    recorder = R.get_exp(experiment_name="e").create_recorder().start_run()
+    exits.release(str(recorder.id))
+
+    def died(document: dict[str, Any]) -> dict[str, Any]:
+        return {**document, "sessions": [{**document["sessions"][0], "pid_started": "1"}]}
+
+    ExpManager(store).store.update_recorder("e", str(recorder.id), died)
+    with R.start(experiment_name="e", recorder_id=recorder.id, resume=True):
+        assert [one["ended_at"] is None for one in R.get_recorder().sessions()] == [False, True]

@@ -15,7 +15,8 @@ __all__ = ["run_check"]
 
 def run_check(options: Namespace) -> int:
     """Print the findings and return 1 if something is left that is wrong, else 0."""
-    root = parse_uri(C.uri if options.store is None else options.store)
+    given = options.store if options.uri is None else options.uri
+    root = parse_uri(C.uri if given is None else given)
     findings = check_store(root, repair=options.repair)
     foreign = [finding for finding in findings if finding.foreign]
     left = [finding for finding in findings if not finding.repaired and not finding.foreign]

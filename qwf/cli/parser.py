@@ -142,12 +142,12 @@ def _add_check(commands: Any) -> None:
         "look for damage in a store, and repair what can be repaired",
         more="Reads every file of a store and prints what is wrong. Exit code 1 when "
         "something is left that is wrong. Nothing is changed without --repair, and nothing is "
-        "deleted with it: damaged and unknown files are moved to the store's quarantine/.",
+        "deleted with it: what is damaged, and files among the artifacts that no recorder knows, "
+        "are moved to the store's quarantine/. What is not of qwf is told and left alone.",
         example="qwf check my_store --repair",
-        uri=False,
         tables="json",
     )
-    check.add_argument("store", nargs="?", help="default: QWF_URI, else ./qwf_store")
+    check.add_argument("store", nargs="?", help="the same as --uri")
     check.add_argument("--repair", action="store_true", help="set right what can be")
 
 

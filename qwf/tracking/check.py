@@ -91,17 +91,21 @@ class _StoreCheck:
         for name in sorted(_shown(self._root / layout.EXPERIMENTS)):
             directory = self._store.experiment_directory(name)
             yield from self._unless_deleted(directory, self._experiment(name))
-        yield from self._indexes()
-        yield from self._trash()
-        yield from self._provenance()
+        for place, findings in (
+            (layout.INDEX, self._indexes()),
+            (layout.TRASH, self._trash()),
+            (layout.PROVENANCE, self._provenance()),
+        ):
+            yield from self._unless_deleted(self._root / place, findings)
 
-    @staticmethod
-    def _unless_deleted(directory: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
+    def _unless_deleted(self, directory: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """Pass findings on; what cannot be looked at is one, so that the rest is looked at."""
         try:
             yield from findings
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
             if fsio.exists(directory):
-                raise
+                problem = f"it cannot be checked to its end: {error}"
+                yield self._bench.finding(directory, problem, "look at the disk")
 
     # --- documents ---
 
@@ -160,8 +164,10 @@ class _StoreCheck:
         path = directory / layout.EXPERIMENT_FILE
         try:
             if self._store.read_experiment(name) is None:
-                yield self._bench.foreign(directory)
-                return
+                recorders = _shown(directory / layout.RECORDERS)
+                if not any(self._store.examine_recorder(name, one) for one in recorders):
+                    yield self._bench.foreign(directory)
+                    return
         except FormatVersionError as error:
             yield self._bench.finding(path, newer(error), UPGRADE)
             return
@@ -236,6 +242,8 @@ class _StoreCheck:
                 read_document(path, kind=PROVENANCE_KIND, version=PROVENANCE_FORMAT)
                 sound = is_as_written(fsio.read_bytes(path))
                 problem = None if sound else "it does not match its checksum"
+            except OSError as error:
+                problem = f"it cannot be read ({error.strerror})"
             except FormatVersionError as error:
                 yield self._bench.finding(path, newer(error), UPGRADE)
                 continue

@@ -45,7 +45,7 @@ class RecorderCheck:
         try:
             document = self._store.read_recorder(self._experiment_id, self._recorder_id)
             if document is None:
-                yield self._bench.foreign(self._directory)
+                yield self._without_record()
                 return
             record = self._store.parse(self._experiment_id, self._recorder_id, document)
         except FormatVersionError as error:
@@ -59,6 +59,14 @@ class RecorderCheck:
         yield from self._life(path, record)
         yield from self._journals(running=record.status == RUNNING)
         yield from self._artifacts()
+
+    def _without_record(self) -> Finding:
+        names = fsio.list_names(self._directory)
+        if layout.ARTIFACTS not in names and not any(map(layout.is_metrics_file, names)):
+            return self._bench.foreign(self._directory)
+        remedy = self._bench.parking(self._directory, "what is left of the recorder")
+        path = self._directory / layout.RECORDER_FILE
+        return self._bench.finding(path, "it is missing, beside what a run has saved", remedy)
 
     def _as_written(self, path: Path) -> Iterator[Finding]:
         if is_as_written(fsio.read_bytes(path)):
@@ -143,7 +151,7 @@ class RecorderCheck:
     def _artifact(self, path: Path, name: str) -> Iterator[Finding]:
         entry = self._entries().get(name)
         while entry is not None:
-            found = measure_file(path) if path.exists() else None
+            found = measure_file(path) if path.is_file() else None
             before, entry = entry, self._entries().get(name)
             if entry == before:  # else it was saved again meanwhile
                 break

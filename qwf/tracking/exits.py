@@ -17,7 +17,6 @@ that kill, and a crash leave a run RUNNING, and it is shown as LOST from then on
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import signal
@@ -31,7 +30,7 @@ from typing import Any, Final, NoReturn
 
 from ..errors import QwfError
 
-__all__ = ["is_open", "keep", "release"]
+__all__ = ["is_open", "keep", "leave_if_terminated", "release"]
 
 _logger: Final = logging.getLogger("qwf.tracking")
 
@@ -142,6 +141,13 @@ def _on_sigterm(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)
 
 
+def leave_if_terminated() -> None:
+    """End a worker that has got SIGTERM: a pool takes the exit for what its task has come to."""
+    process = sys.modules.get("multiprocessing.process")
+    if _terminated == os.getpid() and process is not None and process.parent_process() is not None:
+        _end_by_force(signal.SIGTERM)
+
+
 def _end_by_force(number: int) -> None:
     """End a program that waits for its threads, or has caught the exit."""
     _end_all(failed=True)
@@ -243,9 +249,13 @@ def _end_all(*, failed: bool) -> int:
             end = _open.pop(key, None)
             if end is not None:
                 # A store or run that is gone must not hide the exit, nor keep others from ending.
-                with contextlib.suppress(OSError, QwfError):
+                try:
                     end(failed)
                     ended += 1
+                except (OSError, QwfError):
+                    pass
+                except Exception:
+                    _logger.exception("a run could not be ended with its program")
     finally:
         _ending = None
     return ended

@@ -44,6 +44,7 @@ __all__ = [
     "new_store",
     "parse_experiment",
     "parse_recorder",
+    "stored_time",
     "utc_now",
 ]
 
@@ -135,6 +136,12 @@ class RecorderRecord:
 def utc_now() -> str:
     """Return the present moment as stored: ISO 8601 in UTC with microseconds."""
     return f"{datetime.now(timezone.utc).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+def stored_time(seconds: float) -> str:
+    """Return a moment in seconds since the epoch as stored."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='microseconds')}Z"
 
 
 def local_time(stored: str | None) -> str | None:

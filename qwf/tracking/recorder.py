@@ -16,7 +16,7 @@ from ..errors import (
     RecorderStateError,
     UnknownStatusError,
 )
-from ..storage import layout
+from ..storage import fsio, layout
 from ..storage.documents import Document
 from . import exits, pulse
 from .artifacts import ArtifactArea, files_below, joined
@@ -27,6 +27,7 @@ from .metadata import (
     encode_param,
     new_recorder,
     new_session,
+    stored_time,
     utc_now,
 )
 from .metric_log import MetricLog
@@ -65,6 +66,7 @@ class Recorder(MeasuredRun):
 
         Resuming keeps id, name, start time, params, tags and artifacts, and adds a session.
         """
+        exits.leave_if_terminated()
         try:
             if self.id is None:
                 self._create()
@@ -106,13 +108,19 @@ class Recorder(MeasuredRun):
             raise refused
 
     def _resume(self) -> None:
-        if self._refreshed().status == self.status == self.STATUS_R and not exits.is_open(
-            self._known_id()
-        ):
+        died_at = self._died_at()
+        if self.status == self.STATUS_R and not exits.is_open(self._known_id()):
             _logger.warning("recorder %s is resumed while another process runs it", self.id)
         session = self._new_session()
         self._session = session["started_at"]
-        self._update(partial(self._resumed, session=session))
+        self._update(partial(self._resumed, session=session, died_at=died_at))
+
+    def _died_at(self) -> str | None:
+        """Return when a process that has died was last seen alive; None for any other recorder."""
+        self._refreshed()
+        if self.status != self.STATUS_LOST:
+            return None
+        return stored_time(fsio.modified_at(self._directory / layout.RECORDER_FILE))
 
     def _new_session(self) -> dict[str, Any]:
         self._surroundings = Surroundings(self._store.root)
@@ -133,9 +141,15 @@ class Recorder(MeasuredRun):
             for session in document.get("sessions", [])
         ]
 
-    def _resumed(self, document: Document, *, session: dict[str, Any]) -> Document:
+    def _resumed(
+        self, document: Document, *, session: dict[str, Any], died_at: str | None
+    ) -> Document:
         check_transition(self.id, document["status"], self.STATUS_R)
-        sessions = [*document.get("sessions", []), session]
+        before = document.get("sessions", [])
+        sessions = [
+            *({**one, "ended_at": one.get("ended_at") or died_at} for one in before),
+            session,
+        ]
         return {**document, "status": self.STATUS_R, "ended_at": None, "sessions": sessions}
 
     def _end_at_exit(self, failed: bool) -> None:
@@ -182,7 +196,9 @@ class Recorder(MeasuredRun):
         others = log.others()
         log.sync_others()
         facts = {} if self._surroundings is None else self._surroundings.finish(self.id)
-        self._update(partial(self._ended, status=status, facts=facts, summary=self._summary()))
+        moment = (None if exits.is_open(self.id) else self._died_at()) or utc_now()
+        ended = partial(self._ended, status=status, moment=moment, facts=facts)
+        self._update(partial(ended, summary=self._summary()))
         exits.release(self.id)
         failure = self._logged_meanwhile(log, others) or failure
         pulse.unwatch(("heartbeat", self.id))
@@ -190,19 +206,24 @@ class Recorder(MeasuredRun):
             raise failure
 
     def _ended(
-        self, document: Document, *, status: str, facts: dict[str, Any], summary: dict[str, Any]
+        self,
+        document: Document,
+        *,
+        status: str,
+        moment: str,
+        facts: dict[str, Any],
+        summary: dict[str, Any],
     ) -> Document:
         check_transition(self.id, document["status"], status)
-        now = utc_now()
         sessions = [dict(one) for one in self._with_mine(document, facts)]
         for session in sessions:
             # Who ends a recorder without having run it does so for those who cannot any more.
             if session["started_at"] == self._session or self._session is None:
-                session["ended_at"] = session.get("ended_at") or now
+                session["ended_at"] = session.get("ended_at") or moment
         return {
             **document,
             "status": status,
-            "ended_at": now,
+            "ended_at": moment,
             "sessions": sessions,
             "metrics": {**document["metrics"], **summary},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -185,7 +186,10 @@ class Store:
     def discard_experiment(self, experiment_id: str) -> Path:
         """Move an experiment to the trash in one rename, and return where it is."""
         token = layout.new_trash_token()
-        return self._discard(self.experiment_directory(experiment_id), experiment_id, token)
+        target = self._discard(self.experiment_directory(experiment_id), experiment_id, token)
+        with contextlib.suppress(OSError):
+            fsio.remove_tree(self.index_directory(experiment_id))
+        return target
 
     # --- recorders ---
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary, WeakSet
 
 from ..config import C
 from ..errors import CorruptRecordError, QwfError
@@ -31,6 +32,12 @@ _LOOK_SECONDS: Final = 0.5
 
 # How long the end of a run waits for git. Afterwards it is not said what git would have answered.
 _PATIENCE_SECONDS: Final = 2.0
+
+
+# Runs that start within a minute share one answer: it is waited for by one of them, and made a name
+# of once.
+_waited_for: WeakSet[SourceCapture] = WeakSet()
+_names: WeakKeyDictionary[SourceCapture, str] = WeakKeyDictionary()
 
 
 class Surroundings:
@@ -62,12 +69,21 @@ class Surroundings:
     def answer(self, seconds: float = _PATIENCE_SECONDS) -> dict[str, Json]:
         """Return what is to be added to the session, once; wait for it so many seconds."""
         capture = self._capture
-        facts = None if capture is None else capture.result(seconds)
+        if capture is None:
+            return {}
+        name = _names.get(capture)
+        if name is not None and fsio.exists(_path_of(self._root, name)):
+            self._capture = None
+            return {"source": name}
+        facts = capture.result(0.0 if capture in _waited_for else seconds)
+        if seconds:
+            _waited_for.add(capture)
         if facts is None:
             return {}
         self._capture = None
         with contextlib.suppress(OSError, QwfError):
-            return {"source": self._kept(facts)}
+            _names[capture] = self._kept(facts)
+            return {"source": _names[capture]}
         return {}
 
     def note_later(self, key: object, note: Callable[[dict[str, Json]], object]) -> None:
