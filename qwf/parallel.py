@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any, Final, Generic, TypeVar
 
 from .config import C
+from .tracking import exits
 from .tracking.manager import default_manager
 
 __all__ = ["Call", "Outcome", "in_processes", "on_executor", "one_by_one"]
@@ -206,9 +207,10 @@ def in_processes(calls: Sequence[Call[T]], at_once: int) -> Generator[Outcome[T]
     """Run each call in a fresh process, at most so many at once; yield outcomes as they come.
 
     The process of a call has ended when its outcome is yielded, and has given its memory back. When
-    no more outcomes are asked for, those that still run are told to end by SIGTERM, which raises
-    SystemExit in them, and are killed if they do not within ten seconds. SIGINT they leave to this
-    process, so that a Ctrl-C in the terminal does not interrupt them while they end.
+    no more outcomes are asked for, or this process gets SIGTERM, those that still run are told to
+    end by SIGTERM, which raises SystemExit in them, and are killed if they do not within ten
+    seconds. SIGINT they leave to this process, so that a Ctrl-C in the terminal does not interrupt
+    them while they end.
 
     Processes are started by the thread that asks, one after the other, as `multiprocessing` is set
     to. A thread for each would fork while the others hold locks.
@@ -216,6 +218,9 @@ def in_processes(calls: Sequence[Call[T]], at_once: int) -> Generator[Outcome[T]
     settings = _Settings.here()
     waiting = deque(enumerate(calls))
     running: list[_Worker[T]] = []
+    # As for a run of its own: SIGTERM is raised here, and ends the workers too.
+    key = f"workers {uuid.uuid4().hex}"
+    exits.keep(key, lambda _: _stop(running))
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -231,6 +236,7 @@ def in_processes(calls: Sequence[Call[T]], at_once: int) -> Generator[Outcome[T]
                 worker.close()
                 yield outcome
     finally:
+        exits.release(key)
         _stop(running)
 
 

@@ -450,6 +450,35 @@ def test_ctrl_c_ends_with_true_statuses_and_leaves_no_process(
     assert tags == ["end_task_train" if kind == "delayed" else "begin_task_train"]
 
 
+def test_sigterm_to_the_parent_ends_its_workers_too(
+    tmp_path: Path, settings_restored: None
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(INTERRUPTED))
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", str(script), "direct"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        try:
+            assert program.stdout is not None
+            assert [program.stdout.readline() for _ in range(2)] == ["fitting\n"] * 2
+            os.kill(program.pid, signal.SIGTERM)
+            program.communicate(timeout=60)
+            assert program.returncode == 128 + signal.SIGTERM
+            assert not processes_of(program.pid)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+    qwf.init(uri=tmp_path / "store")
+    statuses = [one.status for one in R.list_recorders(experiment_name="e").values()]
+    assert sorted(statuses) == ["FAILED", "FAILED", "FINISHED"]
+
+
 def test_ctrl_c_cancels_what_an_executor_has_not_begun_and_leaves_it_running(store: Path) -> None:
     let_go, all_submitted = threading.Event(), threading.Event()
     main = threading.main_thread().ident

@@ -126,7 +126,7 @@ def _oriented(
         first = Column(name="recorder", values=ids, importance=1)
         others = zip(names, grid, strict=True)
     else:
-        first = Column(name="key", values=names, importance=1)
+        first = Column(name="key", values=names, keep_end=True, importance=1)
         others = zip(ids, zip(*grid, strict=True) if grid else [()] * len(ids), strict=True)
     return [first, *(Column(name=name, values=values) for name, values in others)]
 

@@ -52,13 +52,15 @@ def search(
     FilterError
         If the filter or the order has a mistake. It tells where. Nothing was read.
     """
+    if not isinstance(filter_string, str):
+        raise SearchArgumentError(f"filter_string is {filter_string!r}; expected a text.")
     wanted, order = parse_filter(filter_string), parse_order(order_by)
     if run_view_type not in (ACTIVE_ONLY, DELETED_ONLY, ALL):
         raise SearchArgumentError(
             f"run_view_type is {run_view_type!r}; expected 1 (recorders that are there), "
             "2 (deleted ones) or 3 (both)."
         )
-    if max_results is not None and max_results < 1:
+    if max_results is not None and (type(max_results) is not int or max_results < 1):
         raise SearchArgumentError(
             f"max_results is {max_results!r}; expected a positive whole number, or None for all."
         )
