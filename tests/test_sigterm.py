@@ -438,3 +438,38 @@ R.start_exp(experiment_name="e")
     )
     assert (code, out, err) == (0, "", "")
     assert statuses() == {"e": "FINISHED"}
+
+
+def test_a_worker_whose_pool_goes_on_after_the_signal_starts_no_other_run(
+    store: Path, run_script: Callable[..., Any]
+) -> None:
+    source = """
+        import multiprocessing, sys, time
+        import qwf
+        from qwf import R
+
+        def work(begun):
+            try:
+                with R.start(experiment_name="first"):
+                    begun.set()
+                    time.sleep(60)
+            except SystemExit:
+                pass  # as a pool does, which takes it for what the task has come to
+            with R.start(experiment_name="second"):
+                pass
+
+        qwf.init(uri=sys.argv[1])
+        context = multiprocessing.get_context("fork")
+        begun = context.Event()
+        worker = context.Process(target=work, args=(begun,))
+        worker.start()
+        begun.wait()
+        worker.terminate()
+        worker.join()
+        print(worker.exitcode)
+    """
+    result = run_script(source, store)
+    assert result.stdout == f"{-signal.SIGTERM}\n", result.stderr
+    first = R.list_recorders(experiment_name="first").values()
+    assert [recorder.status for recorder in first] == ["FAILED"]
+    assert R.get_exp(experiment_name="second").list_recorders() == {}
