@@ -377,7 +377,7 @@ INTERRUPTED = """
 
         def fit(self, dataset):
             if self.number > 0:
-                print("fitting", flush=True)
+                os.write(1, b"fitting\\n")  # in one piece, also beside another process
                 threading.Event().wait()
 
     def task(number):
