@@ -410,16 +410,14 @@ def processes_of(group: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", ["direct", "delayed"])
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["process", "group"])
-def test_ctrl_c_ends_with_true_statuses_and_leaves_no_process(
-    tmp_path: Path, settings_restored: None, kind: str, send: Callable[[int, int], None]
-) -> None:
-    script = tmp_path / "script.py"
+@contextlib.contextmanager
+def training_in(folder: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the program in a group of its own until two of its workers are fitting."""
+    script = folder / "script.py"
     script.write_text(textwrap.dedent(INTERRUPTED))
     with subprocess.Popen(
         [sys.executable, "-W", "error", str(script), kind],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -429,16 +427,25 @@ def test_ctrl_c_ends_with_true_statuses_and_leaves_no_process(
         try:
             assert program.stdout is not None
             assert [program.stdout.readline() for _ in range(2)] == ["fitting\n"] * 2
-            send(program.pid, signal.SIGINT)
-            told, errors = program.communicate(timeout=60)
-            assert told == "interrupted\n"
-            assert program.returncode == -signal.SIGINT
-            assert errors.rstrip().endswith("KeyboardInterrupt")
-            assert errors.count("Traceback") == 1, "of the program, and of no worker"
-            assert not processes_of(program.pid)
+            yield program
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["direct", "delayed"])
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["process", "group"])
+def test_ctrl_c_ends_with_true_statuses_and_leaves_no_process(
+    tmp_path: Path, settings_restored: None, kind: str, send: Callable[[int, int], None]
+) -> None:
+    with training_in(tmp_path, kind) as program:
+        send(program.pid, signal.SIGINT)
+        told, errors = program.communicate(timeout=60)
+        assert told == "interrupted\n"
+        assert program.returncode == -signal.SIGINT
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        assert errors.count("Traceback") == 1, "of the program, and of no worker"
+        assert not processes_of(program.pid)
     qwf.init(uri=tmp_path / "store")
     recorders = list(R.list_recorders(experiment_name="e").values())[::-1]
     statuses = {
@@ -453,27 +460,11 @@ def test_ctrl_c_ends_with_true_statuses_and_leaves_no_process(
 def test_sigterm_to_the_parent_ends_its_workers_too(
     tmp_path: Path, settings_restored: None
 ) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(INTERRUPTED))
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", str(script), "direct"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as program:
-        try:
-            assert program.stdout is not None
-            assert [program.stdout.readline() for _ in range(2)] == ["fitting\n"] * 2
-            os.kill(program.pid, signal.SIGTERM)
-            program.communicate(timeout=60)
-            assert program.returncode == 128 + signal.SIGTERM
-            assert not processes_of(program.pid)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(program.pid, signal.SIGKILL)
+    with training_in(tmp_path, "direct") as program:
+        os.kill(program.pid, signal.SIGTERM)
+        program.communicate(timeout=60)
+        assert program.returncode == 128 + signal.SIGTERM
+        assert not processes_of(program.pid)
     qwf.init(uri=tmp_path / "store")
     statuses = [one.status for one in R.list_recorders(experiment_name="e").values()]
     assert sorted(statuses) == ["FAILED", "FAILED", "FINISHED"]
