@@ -30,7 +30,7 @@ from types import FrameType
 from typing import Any, Final, Generic, TypeVar
 
 from .config import C
-from .tracking import exits
+from .process import exits
 from .tracking.manager import default_manager
 
 __all__ = ["Call", "Outcome", "in_processes", "on_executor", "one_by_one"]

@@ -18,7 +18,8 @@ from hypothesis import settings
 
 import qwf
 from qwf.config import C
-from qwf.tracking import exits, manager, pulse
+from qwf.process import exits, pulse
+from qwf.tracking import manager
 
 # The same examples at every run; the nightly one looks for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None)

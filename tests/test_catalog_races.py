@@ -16,13 +16,14 @@ import pytest
 from catalogs import Bench, before, bench, fast, shown, small
 from conftest import Children
 
+from qwf.process.identity import this_process
 from qwf.storage import documents, fsio
 from qwf.storage.index import Index
 from qwf.testing.crash import crash_points
 from qwf.tracking import catalog as catalogs
 from qwf.tracking.catalog import Catalog
 from qwf.tracking.check import check_store
-from qwf.tracking.liveness import Observer, this_process
+from qwf.tracking.liveness import Observer
 from qwf.tracking.store import Store
 from qwf.tracking.trash import list_trash, restore_recorders
 

@@ -20,8 +20,9 @@ from conftest import Children, FaultyOs
 import qwf
 from qwf import R
 from qwf.errors import RecorderStateError
+from qwf.process import exits, pulse
 from qwf.storage import fsio
-from qwf.tracking import exits, liveness, pulse
+from qwf.tracking import liveness
 from qwf.tracking.manager import ExpManager
 from qwf.tracking.recorder import Recorder
 

@@ -31,8 +31,9 @@ from qwf.errors import (
     UnsafeNameError,
     WriteError,
 )
+from qwf.process import pulse
 from qwf.storage.journal import JournalWriter
-from qwf.tracking import metric_log, pulse
+from qwf.tracking import metric_log
 from qwf.tracking.manager import ExpManager
 from qwf.tracking.metric_lines import Points, read_journals
 from qwf.tracking.metric_log import MetricLog

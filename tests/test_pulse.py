@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from conftest import Children
 
-from qwf.tracking import pulse
+from qwf.process import pulse
 
 SOON = 0.01
 NEVER = 3600.0
@@ -182,7 +182,7 @@ def test_an_interpreter_ends_although_something_is_watched(
     run_script: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     source = """
-        from qwf.tracking import pulse
+        from qwf.process import pulse
         pulse.watch("a", lambda: None, seconds=0.01)
         print("end")
     """

@@ -19,7 +19,7 @@ BEGIN = """
 import os, signal, subprocess, sys, threading, time
 import qwf
 from qwf import R
-from qwf.tracking import exits
+from qwf.process import exits
 qwf.init(uri=sys.argv[1])
 def ready():
     print("ready", flush=True)

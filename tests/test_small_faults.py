@@ -25,9 +25,10 @@ from conftest import FaultyOs
 
 from qwf import R
 from qwf.errors import UnsafeNameError, WriteError
+from qwf.process import exits
 from qwf.storage import lock
 from qwf.testing.calls import recorded_calls
-from qwf.tracking import artifacts, exits, metric_log
+from qwf.tracking import artifacts, metric_log
 from qwf.tracking.manager import ExpManager
 from qwf.tracking.recorder import Recorder
 

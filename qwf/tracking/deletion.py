@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ..errors import RecorderStateError
+from ..process import exits
 from ..storage import layout
-from . import exits, status
+from . import status
 from .search import search
 from .store import Store
 from .table import RecorderTable

@@ -26,8 +26,8 @@ from ..errors import (
     RecorderStateError,
     UnknownStatusError,
 )
+from ..process import exits
 from ..storage import layout
-from . import exits
 from .deletion import refuse_deletion
 from .experiment import Experiment
 from .metadata import ExperimentRecord

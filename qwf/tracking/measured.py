@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import CorruptRecordError, FormatVersionError, RecorderNotFoundError, UnsafeNameError
-from . import exits
+from ..process import exits
 from .metric_log import MetricLog, write_waiting
 from .metric_values import column_of_steps, columns_of_values, whole_step
 from .metrics import current, history

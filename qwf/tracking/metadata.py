@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ..errors import CorruptRecordError
+from ..process.identity import this_process
 from ..storage.artifacts import Digest
 from ..storage.codec import NotPlainError, decode, encode
 from ..storage.documents import Document, new_document
 from ..storage.index import ID, REVISION
 from ..types import Json
 from ..version import EXPERIMENT_FORMAT, RECORDER_FORMAT, STORE_FORMAT
-from .liveness import this_process
 
 __all__ = [
     "EXPERIMENT_KIND",

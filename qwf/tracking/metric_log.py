@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..errors import MetricsLostError
+from ..process import pulse
 from ..storage import fsio, layout
 from ..storage.journal import JournalWriter
-from . import pulse
 from .metadata import MetricPoint
 from .metric_lines import (
     MICROSECONDS,

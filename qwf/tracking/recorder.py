@@ -16,9 +16,9 @@ from ..errors import (
     RecorderStateError,
     UnknownStatusError,
 )
+from ..process import exits, pulse
 from ..storage import fsio, layout
 from ..storage.documents import Document
-from . import exits, pulse
 from .artifacts import ArtifactArea, files_below, joined
 from .liveness import HEARTBEAT_SECONDS, beat
 from .measured import MeasuredRun

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from ..errors import RecorderNotFoundError, RecorderStateError, UnsafeNameError
+from ..process import exits
 from ..storage import layout
 from ..storage.documents import Document
-from . import exits, status
+from . import status
 from .liveness import Observer
 from .metadata import RecorderRecord, local_time
 from .store import Store

@@ -15,12 +15,12 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from ..config import C
 from ..errors import CorruptRecordError, QwfError
+from ..process import pulse
 from ..storage import fsio, layout
 from ..storage.codec import dump_json
 from ..storage.documents import encode_document, new_document, read_document
 from ..types import Json
 from ..version import PROVENANCE_FORMAT
-from . import pulse
 from .metadata import Session
 from .provenance import SourceCapture, environment, source_of_process
 

@@ -32,7 +32,7 @@ from ..errors import QwfError
 
 __all__ = ["is_open", "keep", "leave_if_terminated", "release"]
 
-_logger: Final = logging.getLogger("qwf.tracking")
+_logger: Final = logging.getLogger("qwf.process")
 
 # Since Python 3.13 a forked child ends here, and the local `code` is its exit code.
 _FORKING: Final = ("multiprocessing.popen_fork", "multiprocessing.forkserver")

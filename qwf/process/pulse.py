@@ -21,7 +21,7 @@ __all__ = ["unwatch", "watch"]
 # system calls.
 IDLE_SECONDS = 5.0
 
-_logger: Final = logging.getLogger("qwf.tracking")
+_logger: Final = logging.getLogger("qwf.process")
 
 
 @dataclass
