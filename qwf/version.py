@@ -9,6 +9,7 @@ __all__ = [
     "FRAME_FORMAT",
     "INDEX_FORMAT",
     "JOURNAL_FORMAT",
+    "POOL_FORMAT",
     "PROVENANCE_FORMAT",
     "RECORDER_FORMAT",
     "STORE_FORMAT",
@@ -24,4 +25,5 @@ RECORDER_FORMAT: Final = 1  # recorder.json
 JOURNAL_FORMAT: Final = 2  # metrics.*.journal; 2 has entries with many values
 FRAME_FORMAT: Final = 1  # the "qwf" entry in the metadata of a parquet artifact
 INDEX_FORMAT: Final = 1  # index/: derived, so an unknown version is written anew
+POOL_FORMAT: Final = 1  # tasks/: every file of a pool
 PROVENANCE_FORMAT: Final = 1  # provenance/*.json

@@ -58,6 +58,7 @@ __all__ = [
     "system",
     "write_all",
     "write_atomic",
+    "write_new",
     "write_temporary",
     "writing",
 ]
@@ -162,11 +163,12 @@ def write_temporary(path: Path, data: bytes, *, durable: bool = True) -> Path:
     """
     temporary = _temporary_beside(path)
     with writing(path):
-        _write_new(temporary, data, durable=durable)
+        write_new(temporary, data, durable=durable)
     return temporary
 
 
-def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
+def write_new(path: Path, data: bytes, *, durable: bool) -> None:
+    """Create a file of which the name is free; if that fails, nothing of it is left."""
     # 0o666 less the umask: files of a shared store stay readable for the group.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -232,14 +234,6 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     *Readers* see the old or the new content, never a mixture. *Writers* racing on one path leave
     the content of one of them. *A crash* leaves the old or the new content and possibly one
     temporary file, which the check removes.
-
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as root:
-    ...     write_atomic(Path(root, "note.json"), b"{}")
-    ...     read_bytes(Path(root, "note.json"))
-    b'{}'
     """
     replace_with(write_temporary(path, data, durable=durable), path, durable=durable)
 
@@ -350,7 +344,7 @@ def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
         os.mkdir(temporary)
         try:
             for name, data in files.items():
-                _write_new(temporary / name, data, durable=True)
+                write_new(temporary / name, data, durable=True)
             secure_names(temporary, path)
             try:
                 os.rename(temporary, path)
@@ -486,7 +480,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
         os.close(descriptor)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path | str) -> bytes:
     """Return the content of a file.
 
     Notes
@@ -497,7 +491,7 @@ def read_bytes(path: Path) -> bytes:
     return _retry_stale(lambda: _read_once(path))
 
 
-def _read_once(path: Path) -> bytes:
+def _read_once(path: Path | str) -> bytes:
     # Three system calls and one copy; `Path.read_bytes` makes about twice as many.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:

@@ -26,6 +26,7 @@ __all__ = [
     "RECORDERS",
     "RECORDER_FILE",
     "STORE_FILE",
+    "TASKS",
     "TRASH",
     "artifact_path",
     "change_mark",
@@ -54,6 +55,7 @@ TRASH: Final = "trash"
 QUARANTINE: Final = "quarantine"
 CHANGES: Final = "changes"
 INDEX: Final = "index"
+TASKS: Final = "tasks"
 PROVENANCE: Final = "provenance"
 
 _METRICS_PREFIX: Final = "metrics."

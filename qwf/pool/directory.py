@@ -1,0 +1,186 @@
+"""Where the files of one pool are, and how its tokens are listed and moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from ..errors import CorruptRecordError, PoolNotFoundError
+from ..storage import fsio
+from ..storage.documents import encode_document, new_document, read_document, update_document
+from ..storage.entries import Mark, list_entries, move_entry, read_mark, renew_mark
+from ..version import POOL_FORMAT
+from .records import POOL_KIND
+from .tokens import STATUSES, Token, id_of, is_token, parse_token
+
+__all__ = ["DEFAULT_ATTEMPTS", "MOST_ATTEMPTS", "Directory"]
+
+# An error that was bad luck goes by; one that was not need not cost a night.
+DEFAULT_ATTEMPTS: Final = 3
+MOST_ATTEMPTS: Final = 255
+
+_POOL_FILE: Final = "pool.json"
+_DEFINITIONS: Final = "def"
+_RESULTS: Final = "res"
+_FAILURES: Final = "failures"
+_WORKERS: Final = "workers"
+_PRIVATE: Final = "tmp"
+_TRASH: Final = "trash"
+_ORDER: Final = "order"
+_ALL: Final = (*STATUSES, _DEFINITIONS, _RESULTS, _FAILURES, _WORKERS, _PRIVATE, _TRASH)
+
+
+class Directory:
+    """The directory of one pool.
+
+    Parameters
+    ----------
+    root : Path
+        It need not exist; `create` makes it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        base = str(root)
+        self._statuses = {status: f"{base}/{status}" for status in STATUSES}
+        self.definitions = f"{base}/{_DEFINITIONS}"
+        self.results = f"{base}/{_RESULTS}"
+        self.failures = f"{base}/{_FAILURES}"
+        self.workers = f"{base}/{_WORKERS}"
+        self.private = f"{base}/{_PRIVATE}"
+        self.trash = f"{base}/{_TRASH}"
+        self._order = f"{base}/{_ORDER}"
+
+    def __repr__(self) -> str:
+        return f"Directory({str(self.root)!r})"
+
+    # --- the pool itself ---
+
+    def exists(self) -> bool:
+        """Whether there is a pool here that this release understands.
+
+        Raises
+        ------
+        FormatVersionError
+            If a newer qwf made it.
+        """
+        try:
+            self._read_settings()
+        except FileNotFoundError:
+            return False
+        except CorruptRecordError:
+            pass  # told by the check; what it says has defaults
+        return True
+
+    def require(self) -> None:
+        """Raise `PoolNotFoundError` unless there is a pool here."""
+        if not self.exists():
+            raise PoolNotFoundError(self.root)
+
+    def create(self) -> None:
+        """Make the directories and the settings of the pool, where they are missing.
+
+        Racing processes make one pool. *A crash* leaves a part, which the next call completes.
+        """
+        for name in _ALL:
+            fsio.make_directories(self.root / name)
+        settings = new_document(POOL_KIND, POOL_FORMAT, max_attempts=DEFAULT_ATTEMPTS)
+        fsio.create_whole(self.root / _POOL_FILE, encode_document(settings))
+
+    def complete(self) -> None:
+        """Make directories that are missing: what copies a pool may leave out empty ones."""
+        for name in _ALL:
+            fsio.make_directories(self.root / name)
+
+    @property
+    def max_attempts(self) -> int:
+        """How often a task may fail, or lose its worker, until it is set aside."""
+        try:
+            found = self._read_settings().get("max_attempts")
+        except (FileNotFoundError, CorruptRecordError):
+            found = None
+        return found if isinstance(found, int) and found > 0 else DEFAULT_ATTEMPTS
+
+    def set_max_attempts(self, attempts: int) -> None:
+        """Change how often a task may fail, for all who work on the pool from now on."""
+        if attempts != self.max_attempts:
+            update_document(
+                self.root / _POOL_FILE,
+                lambda present: {**present, "max_attempts": attempts},
+                kind=POOL_KIND,
+                version=POOL_FORMAT,
+            )
+
+    def _read_settings(self) -> dict[str, object]:
+        return read_document(self.root / _POOL_FILE, kind=POOL_KIND, version=POOL_FORMAT)
+
+    # --- tokens ---
+
+    def path(self, status: str, token: Token) -> str:
+        """Return the path of a token in the directory of a status."""
+        return f"{self._statuses[status]}/{token.name}"
+
+    def status_path(self, status: str) -> str:
+        """Return the directory of a status."""
+        return self._statuses[status]
+
+    def names(self, status: str) -> list[str]:
+        """Return the names of the tokens of a status, unsorted."""
+        return [name for name in list_entries(self._statuses[status]) if is_token(name)]
+
+    def move(self, token: Token, status: str, new: Token, new_status: str) -> bool:
+        """Change the state of a task; return whether it was this call that did.
+
+        Raises
+        ------
+        WriteError
+            If the system refuses; the state is the old one.
+        """
+        return move_entry(self.path(status, token), self.path(new_status, new))
+
+    def find(self, identity: str, statuses: tuple[str, ...] = STATUSES) -> tuple[str, Token] | None:
+        """Return status and token of a task; None if there is none.
+
+        A task that moves while the directories are listed may be missed: look again before
+        relying on None.
+        """
+        best: tuple[str, Token] | None = None
+        for status in statuses:
+            for name in list_entries(self._statuses[status]):
+                if identity in name:
+                    token = parse_token(name)
+                    if token and token.id == identity and (not best or best[1].epoch < token.epoch):
+                        best = status, token
+        return best
+
+    def snapshot(self) -> dict[str, tuple[str, str]]:
+        """Return status and name of the token of each task, by id.
+
+        A task that moves while the directories are listed is looked for again, for a while; where
+        it was seen at two places the later state counts.
+        """
+        found: dict[str, tuple[str, str]] = {}
+        for _ in range(3):
+            known = self.ids()
+            for status in STATUSES:
+                for name in self.names(status):
+                    seen = found.get(id_of(name))
+                    if seen is None or seen[1][51:57] <= name[51:57]:
+                        found[id_of(name)] = status, name
+            if known <= found.keys():
+                break
+        return found
+
+    def ids(self) -> set[str]:
+        """Return the ids of all tasks."""
+        return {name for name in list_entries(self.definitions) if len(name) == 24}
+
+    # --- the order of tasks ---
+
+    def order(self) -> Mark | None:
+        """Return a mark that differs when a task may come earlier than a listing before said."""
+        return read_mark(self._order)
+
+    def note_order(self) -> None:
+        """Tell those who go by a listing that there is something new."""
+        renew_mark(self._order)

@@ -1,0 +1,161 @@
+"""Going on with what dead workers have left: tasks, half-made insertions, half-done removals.
+
+Anybody may do this at any time, and many at once: whoever renames a thing first has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from ..errors import QwfError
+from ..process.identity import this_process
+from ..storage import fsio
+from ..storage.entries import list_entries, move_entry, unlink_entry
+from .directory import Directory
+from .insertion import finish
+from .records import Failure
+from .tokens import NO_RESULT, RUNNING, Token, parse_token, worker_of
+from .transitions import end_attempt, finish_removal
+from .workers import Observer, Worker, is_worker
+
+__all__ = ["Recovery", "split_private"]
+
+_logger: Final = logging.getLogger("qwf.pool")
+
+# The file of a dead worker is kept for those who wonder what has become of it.
+_KEEP_WORKERS_SECONDS: Final = 3600.0
+
+
+def split_private(name: str) -> tuple[str, str] | None:
+    """Return the worker and the end of a private name; None for a foreign one.
+
+    Examples
+    --------
+    >>> split_private("0123456789ab.1f.rest.of.it")
+    ('0123456789ab', 'rest.of.it')
+    """
+    worker, _, rest = name.partition(".")
+    _, dot, end = rest.partition(".")
+    return (worker, end) if dot and is_worker(worker) else None
+
+
+@dataclass
+class _Private:
+    name: str
+    worker: str
+    end: str
+
+
+class Recovery:
+    """Looks after one pool; keeps what it knows of workers between two looks."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self.observer = Observer(directory)
+        self._last = float("-inf")
+
+    def run(self, worker: Worker, *, every: float = 0.0) -> int:
+        """Do what is to be done; return how many tasks were taken from dead workers.
+
+        Parameters
+        ----------
+        worker : Worker
+            Who does it.
+        every : float
+            Do nothing if the last time is not so many seconds ago.
+        """
+        if time.monotonic() - self._last < every:
+            return 0
+        worker.be_seen()
+        directory = self._directory
+        running = [
+            token
+            for name in directory.names(RUNNING)
+            if worker_of(name) != worker.id and (token := parse_token(name)) is not None
+        ]
+        private = self._others(directory.private, worker)
+        trashed = self._others(directory.trash, worker)
+        owners = {token.worker for token in running}
+        dead = self.observer.dead(owners | {one.worker for one in (*private, *trashed)})
+        taken = 0
+        for token in running:
+            if token.worker in dead:
+                taken += self._end_attempt(worker, token, dead[token.worker])
+        for one in private:
+            if one.worker in dead:
+                self._finish_insertion(worker, one)
+        for one in trashed:
+            if one.worker in dead:
+                self._finish_removal(worker, one)
+        self._last = time.monotonic()
+        return taken
+
+    @staticmethod
+    def _others(directory: str, worker: Worker) -> list[_Private]:
+        found = []
+        for name in list_entries(directory):
+            parts = split_private(name)
+            if parts is not None and parts[0] != worker.id:
+                found.append(_Private(name, *parts))
+        return found
+
+    def _end_attempt(self, worker: Worker, token: Token, why: str) -> int:
+        noted = self.observer.describe(token.worker)
+        by = {key: noted.get(key) for key in ("host", "pid")}
+        now = datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        seen_by = this_process()
+        failure = Failure(
+            f"WorkerLost: {why}",
+            f"No traceback: {why}. Noticed by pid {seen_by['pid']} on {seen_by['host']}.",
+            {**by, "worker": token.worker, "attempt": token.attempts + 1, "ended_at": now},
+        )
+        status = end_attempt(self._directory, token, failure, worker.id)
+        if status is None:
+            return 0
+        _logger.warning("%s; its task %s is %s again", why, token.id, status)
+        return 1
+
+    def _finish_insertion(self, worker: Worker, one: _Private) -> None:
+        directory = self._directory
+        mine = f"{directory.private}/{worker.private_name(one.end)}"
+        if not move_entry(f"{directory.private}/{one.name}", mine):
+            return
+        token = parse_token(one.end)
+        # With one name it was not inserted, and nobody was told that it was.
+        if token is None or fsio.count_names(Path(mine)) < 2:
+            unlink_entry(mine)
+        elif fsio.is_same_file(Path(mine), Path(directory.definitions, token.id)):
+            finish(directory, mine, token)
+            directory.note_order()
+        else:  # the task was removed meanwhile, and its definition is in the trash
+            unlink_entry(mine)
+
+    def _finish_removal(self, worker: Worker, one: _Private) -> None:
+        directory = self._directory
+        name = worker.private_name(one.end)
+        if not move_entry(f"{directory.trash}/{one.name}", f"{directory.trash}/{name}"):
+            return
+        identity, _, when = one.end.partition(".")
+        token = Token("f" * 8, when, identity, 0, 0, NO_RESULT)
+        with contextlib.suppress(FileNotFoundError):
+            finish_removal(directory, name, token)
+
+    def tidy(self, worker: Worker) -> None:
+        """Remove the files of workers that have died long ago and left nothing."""
+        directory = self._directory
+        left = {worker.id, *map(worker_of, directory.names(RUNNING))}
+        for place in (directory.private, directory.trash):
+            left |= {one.worker for one in self._others(place, worker)}
+        names = {name for name in list_entries(directory.workers) if is_worker(name)} - left
+        for name in self.observer.dead(names):
+            path = Path(directory.workers, name)
+            with contextlib.suppress(OSError, QwfError):
+                age = fsio.server_time(Path(directory.private, "clock")) - fsio.modified_at(path)
+                if age > _KEEP_WORKERS_SECONDS:
+                    unlink_entry(str(path))

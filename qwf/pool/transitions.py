@@ -1,0 +1,280 @@
+"""What may happen to a task, each as one rename: commit, give back, fail, reset, remove."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from ..errors import LeaseLostError, TaskStatusError, WriteError
+from ..storage import fsio
+from ..storage.entries import list_entries, move_entry, unlink_entry
+from .directory import MOST_ATTEMPTS, Directory
+from .records import Failure, Result, encode_failure, encode_result
+from .tokens import DONE, FAILED, PART_DONE, RUNNING, WAITING, Token, parse_token, rank_of
+from .workers import Worker
+
+__all__ = ["commit", "fail", "give_back", "prioritize", "remove", "reset", "result_path"]
+
+_logger: Final = logging.getLogger("qwf.pool")
+
+
+def result_path(directory: Directory, token: Token, result: str | None = None) -> str:
+    """Return the file of a result of a task; default: the one that the token names."""
+    return f"{directory.results}/{token.id}.{token.time}.{result or token.result}"
+
+
+def failure_path(directory: Directory, token: Token, writer: str) -> str:
+    """Return the file that says why the attempt of a token failed, written by a worker."""
+    return f"{directory.failures}/{token.id}.{token.time}.{token.epoch:06x}.{writer}"
+
+
+# --- by the owner ----------------------------------------------------------------------------
+
+
+def commit(
+    directory: Directory, worker: Worker, token: Token, result: Result, status: str = DONE
+) -> None:
+    """Publish the result of a claimed task and end its attempt; durable when this returns.
+
+    Raises
+    ------
+    LeaseLostError
+        If the task is not this worker's any more; its result is not there.
+    WriteError
+        If the system refuses. The task is still this worker's.
+
+    Notes
+    -----
+    *Readers* see the task running, or done with its whole result. *A crash* leaves it running,
+    until it is seen that the owner is gone, or done.
+    """
+    if status not in (DONE, PART_DONE):
+        raise TaskStatusError(status, (DONE, PART_DONE), "a result cannot be committed as")
+    reference = f"{token.epoch:06x}{worker.id}"
+    path = result_path(directory, token, reference)
+    fsio.write_new(Path(path), encode_result(token.id, result), durable=True)
+    try:
+        fsio.secure_names(Path(directory.results), Path(path))
+        new = token.released(result=reference)
+        moved = _leave_running(directory, token, new, status)
+    except BaseException:
+        _drop_quietly(path)
+        raise
+    if not moved:
+        worker.drop(token)
+        _drop_quietly(path)
+        raise LeaseLostError(token.id, directory.root)
+    worker.drop(token)
+    if token.has_result:
+        _drop_quietly(result_path(directory, token))
+    fsio.fsync_directory(Path(directory.status_path(status)))
+
+
+def give_back(
+    directory: Directory, worker: Worker, token: Token, status: str | None = None
+) -> None:
+    """End an attempt without a result, and without counting it: the task can be claimed again.
+
+    Raises
+    ------
+    LeaseLostError
+        If the task is not this worker's any more.
+    """
+    target = status or token.status or WAITING
+    try:
+        moved = _leave_running(directory, token, token.released(), target)
+    finally:
+        worker.drop(token)
+    if not moved:
+        raise LeaseLostError(token.id, directory.root)
+    directory.note_order()
+
+
+def fail(
+    directory: Directory, worker: Worker, token: Token, failure: Failure, *, final: bool = False
+) -> str:
+    """End an attempt that failed, and count it.
+
+    Returns
+    -------
+    str
+        The task's status now: the one it was claimed from, or ``failed`` if that was its last
+        attempt or `final`.
+
+    Raises
+    ------
+    LeaseLostError
+        If the task is not this worker's any more.
+    """
+    try:
+        status = end_attempt(directory, token, failure, worker.id, final=final)
+    finally:
+        worker.drop(token)
+    if status is None:
+        raise LeaseLostError(token.id, directory.root)
+    return status
+
+
+def end_attempt(
+    directory: Directory, token: Token, failure: Failure, writer: str, *, final: bool = False
+) -> str | None:
+    """Count the attempt of a running task as failed; None if it has ended otherwise meanwhile."""
+    attempts = min(token.attempts + 1, MOST_ATTEMPTS)
+    over = final or attempts >= directory.max_attempts
+    status = FAILED if over else token.status or WAITING
+    path = failure_path(directory, token, writer)
+    with contextlib.suppress(WriteError):  # a full disk must not keep the task from ending
+        fsio.write_new(Path(path), encode_failure(token.id, failure), durable=True)
+    if not _leave_running(directory, token, token.released(attempts=attempts), status):
+        _drop_quietly(path)
+        return None
+    with contextlib.suppress(WriteError):
+        fsio.fsync_directory(Path(directory.status_path(status)))
+    if not over:
+        directory.note_order()
+    return status
+
+
+def _leave_running(directory: Directory, token: Token, new: Token, status: str) -> bool:
+    """Move a running token; follow it when its priority was changed meanwhile."""
+    while not directory.move(token, RUNNING, new, status):
+        renamed = _same_attempt(directory, token)
+        if renamed is None:
+            return False
+        token, new = renamed, new._replace(rank=renamed.rank)
+    return True
+
+
+def _same_attempt(directory: Directory, token: Token) -> Token | None:
+    for name in list_entries(directory.status_path(RUNNING)):
+        if token.id in name:
+            other = parse_token(name)
+            if other is not None and other._replace(rank=token.rank) == token:
+                return other
+    return None
+
+
+def _drop_quietly(path: str) -> None:
+    with contextlib.suppress(OSError):  # the check finds it
+        unlink_entry(path)
+
+
+# --- by anybody ------------------------------------------------------------------------------
+
+
+def reset(directory: Directory, token: Token, status: str, new_status: str | None = None) -> bool:
+    """Bring a task into another status, its attempts forgotten; return whether this call did.
+
+    Parameters
+    ----------
+    directory, token, status
+        The task and where it is.
+    new_status : str, optional
+        Default: where it came from, which for a failed task is told by whether it has a result.
+
+    Raises
+    ------
+    TaskStatusError
+        If it would be done without a result. Nothing was changed.
+    """
+    target = new_status or token.status or (PART_DONE if token.has_result else WAITING)
+    if target in (DONE, PART_DONE) and not token.has_result:
+        raise TaskStatusError(target, (WAITING, FAILED), f"task {token.id} has no result, and not")
+    new = token.released(attempts=0)
+    if status == RUNNING:
+        moved = _leave_running(directory, token, new, target)
+    else:
+        moved = directory.move(token, status, new, target)
+    if moved:
+        fsio.fsync_directory(Path(directory.status_path(target)))
+        directory.note_order()
+    return moved
+
+
+def prioritize(directory: Directory, identity: str, priority: int | None) -> bool:
+    """Change the priority of a task wherever it is; return whether there is such a task.
+
+    A running task keeps its owner, who finds it under its new name.
+    """
+    rank = rank_of(priority)
+    for _ in range(10):
+        found = directory.find(identity)
+        if found is None:
+            return False
+        status, token = found
+        if token.rank == rank:
+            return True
+        # While it runs the epoch is the owner's, and fences it.
+        epoch = token.epoch if status == RUNNING else token.epoch + 1
+        if directory.move(token, status, token._replace(rank=rank, epoch=epoch), status):
+            directory.note_order()
+            return True
+    return False
+
+
+def remove(directory: Directory, worker: Worker, tokens: Sequence[tuple[str, Token]]) -> int:
+    """Remove tasks for good, with their results; return how many this call has removed.
+
+    Notes
+    -----
+    A task is gone, and its id free, from the rename of its definition on. *The owner* of a running
+    one is told that its lease was lost when it commits. *A crash* leaves a definition in
+    ``trash/``, and recovery finishes the removal.
+    """
+    if not tokens:
+        return 0
+    results = _by_task(list_entries(directory.results))
+    failures = _by_task(list_entries(directory.failures))
+    removed = 0
+    for status, token in tokens:
+        name = worker.private_name(f"{token.id}.{token.time}")
+        if not move_entry(f"{directory.definitions}/{token.id}", f"{directory.trash}/{name}"):
+            continue
+        removed += 1
+        task = f"{token.id}.{token.time}"
+        left = [f"{directory.results}/{one}" for one in results.get(task, ())]
+        left += [f"{directory.failures}/{one}" for one in failures.get(task, ())]
+        _finish_removal(directory, name, token, [directory.path(status, token)], left)
+    fsio.fsync_directory(Path(directory.definitions))
+    return removed
+
+
+def finish_removal(directory: Directory, name: str, token: Token) -> None:
+    """Remove what is left of a task of which the definition is in the trash under a name."""
+    task = f"{token.id}.{token.time}"
+    left = [
+        f"{place}/{one}"
+        for place in (directory.results, directory.failures)
+        for one in list_entries(place)
+        if one.startswith(task)
+    ]
+    _finish_removal(directory, name, token, [], left)
+
+
+def _finish_removal(
+    directory: Directory, name: str, token: Token, likely: list[str], left: Iterable[str]
+) -> None:
+    trashed = f"{directory.trash}/{name}"
+    for path in likely:
+        unlink_entry(path)
+    # The second name of the file is the token, which others may have moved meanwhile.
+    for _ in range(20):
+        if fsio.count_names(Path(trashed)) < 2:
+            break
+        found = directory.find(token.id)
+        if found is not None and found[1].time == token.time:
+            unlink_entry(directory.path(*found))
+    for path in left:
+        unlink_entry(path)
+    unlink_entry(trashed)
+
+
+def _by_task(names: Iterable[str]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for name in names:
+        task = ".".join(name.split(".", 2)[:2])
+        grouped.setdefault(task, []).append(name)
+    return grouped

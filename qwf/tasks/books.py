@@ -1,0 +1,217 @@
+"""What the files of a pool say, as the dicts that Qlib's users know: one task, or those of a query."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from ..errors import CorruptRecordError
+from ..pool.claims import ANY, Selection
+from ..pool.directory import Directory
+from ..pool.records import parse_definition, parse_failure, parse_result
+from ..pool.tokens import FAILED, WAITING, Token, id_of, parse_token, priority_of
+from ..pool.transitions import result_path
+from ..storage import fsio
+from ..storage.entries import list_entries
+from ..types import Json
+from .queries import Query
+from .results import Values
+
+__all__ = ["Books", "FetchedTask"]
+
+# Definitions never change, so they are read once; so many are kept.
+_KEPT_DEFINITIONS: Final = 20_000
+
+
+class FetchedTask(dict[str, Any]):
+    """A task as a dict, and the claim by which its holder may commit it."""
+
+    claim: Token | None = None
+
+
+class Books:
+    """Reads the tasks of one pool.
+
+    Parameters
+    ----------
+    directory : Directory
+    values : Values
+        How definitions and results are written as JSON.
+    """
+
+    def __init__(self, directory: Directory, values: Values) -> None:
+        self._directory = directory
+        self._values = values
+        self._definitions: dict[str, Json] = {}
+        self._asked: tuple[dict[str, Any], Selection] | None = None
+        self._numbers = itertools.count()
+
+    # --- queries ---
+
+    def selection(self, query: Mapping[str, Any]) -> Selection:
+        """Return what a query means for claiming; its status does not count there.
+
+        The one that was asked for last is kept: a worker asks the same for every task.
+        """
+        asked = {key: value for key, value in query.items() if key != "status"}
+        if not asked:
+            return ANY
+        if self._asked is None or self._asked[0] != asked:
+            self._asked = copy.deepcopy(asked), self._made(Query.parse(asked))
+        return self._asked[1]
+
+    def _made(self, query: Query) -> Selection:
+        def accepts(name: str) -> bool:
+            identity = id_of(name)
+            if query.ids is not None and identity not in query.ids:
+                return False
+            return query.accepts_name(identity, WAITING, priority_of(name[:8]))
+
+        def matches(token: Token, status: str, data: bytes) -> bool:
+            return query.matches(self.document(status, token, data, result=query.needs_result))
+
+        return Selection(
+            key=next(self._numbers),
+            accepts=accepts,
+            matches=matches if query.needs_document else None,
+        )
+
+    def select(self, query: Query) -> Iterator[tuple[str, Token]]:
+        """Yield status and token of the tasks that match, in the order of their insertion.
+
+        Reads no file if the query asks only for what names tell.
+        """
+        found = []
+        for status, name in self._directory.snapshot().values():
+            if query.statuses is not None and status not in query.statuses:
+                continue
+            if query.ids is not None and id_of(name) not in query.ids:
+                continue
+            if query.accepts_name(id_of(name), status, priority_of(name[:8])):
+                found.append((name[9:50], status, name))
+        for _, status, name in sorted(found):
+            token = parse_token(name)
+            if token is not None and (
+                not query.needs_document or self._reads(query, status, token)
+            ):
+                yield status, token
+
+    def _reads(self, query: Query, status: str, token: Token) -> bool:
+        try:
+            return query.matches(self.document(status, token, result=query.needs_result))
+        except FileNotFoundError:
+            return False  # it was removed, or has moved on, while the pool was listed
+
+    def count(self, query: Query) -> dict[str, int]:
+        """Return how many tasks match, by status."""
+        return dict(Counter(status for status, _ in self.select(query)))
+
+    def count_names(self, query: Query, status: str) -> int:
+        """Return how many names of a status may match, by one listing."""
+        names = self._directory.names(status)
+        if query.statuses is not None and status not in query.statuses:
+            return 0
+        if query.ids is not None:
+            names = [name for name in names if id_of(name) in query.ids]
+        return len(names)
+
+    # --- documents ---
+
+    def document(
+        self, status: str, token: Token, data: bytes | None = None, *, result: bool = True
+    ) -> dict[str, Any]:
+        """Return a task as Qlib's users know it.
+
+        Parameters
+        ----------
+        status, token
+            Where it is.
+        data : bytes, optional
+            Of its definition, if they were read already.
+        result : bool
+            Whether to read its result, if it has one, or its last error.
+
+        Returns
+        -------
+        dict
+            ``_id def filter status``, and where there is one ``priority``, ``res``, ``error``.
+            ``filter`` is ``def`` with lists in place of tuples.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it was removed.
+        """
+        definition = self._values.decode(
+            self._definition(token, data), f"the definition of task {token.id}"
+        )
+        document: dict[str, Any] = {
+            "_id": token.id,
+            "def": definition,
+            "filter": _with_lists(definition),
+            "status": status,
+        }
+        priority = priority_of(token.rank)
+        if priority is not None:
+            document["priority"] = priority
+        if result and token.has_result:
+            document["res"] = self.result(token)
+        if result and status == FAILED:
+            document["error"] = self.last_error(token)
+        return document
+
+    @staticmethod
+    def outline(status: str, token: Token) -> dict[str, Any]:
+        """Return what a task's name tells: ``_id status``, ``priority`` and ``attempts``."""
+        return {
+            "_id": token.id,
+            "status": status,
+            "priority": priority_of(token.rank),
+            "attempts": token.attempts,
+        }
+
+    def result(self, token: Token) -> Any:
+        """Return the accepted result of a task."""
+        path = result_path(self._directory, token)
+        form = parse_result(fsio.read_bytes(path), path).res
+        return self._values.decode(form, f"the result of task {token.id}")
+
+    def failures(self, token: Token) -> list[dict[str, Any]]:
+        """Return what is known of the failed attempts of a task, the oldest first."""
+        start = f"{token.id}.{token.time}."
+        names = [one for one in list_entries(self._directory.failures) if one.startswith(start)]
+        found = []
+        for name in sorted(names):
+            path = f"{self._directory.failures}/{name}"
+            try:
+                failure = parse_failure(fsio.read_bytes(path), path)
+            except (FileNotFoundError, CorruptRecordError):
+                continue
+            found.append({"error": failure.error, "traceback": failure.traceback, **failure.by})
+        return found
+
+    def last_error(self, token: Token) -> str:
+        """Return in a line why a task failed last."""
+        found = self.failures(token)
+        return str(found[-1]["error"]) if found else "unknown: its file is not there"
+
+    def _definition(self, token: Token, data: bytes | None) -> Json:
+        form = self._definitions.get(token.id)
+        if form is None:
+            path = f"{self._directory.definitions}/{token.id}"
+            form = parse_definition(fsio.read_bytes(path) if data is None else data, path)
+            if len(self._definitions) >= _KEPT_DEFINITIONS:
+                self._definitions.clear()
+            self._definitions[token.id] = form
+        return form
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_lists(item) for item in value]
+    return value

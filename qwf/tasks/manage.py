@@ -1,0 +1,697 @@
+"""Qlib's `TaskManager` over a pool in a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from ..errors import ConfigError, LeaseLostError, TaskNotFoundError, TaskStatusError, TaskValueError
+from ..pool import transitions
+from ..pool.claims import Claims
+from ..pool.directory import MOST_ATTEMPTS, Directory
+from ..pool.insertion import Draft, insert, known_ids
+from ..pool.records import Failure, Result, encode_definition, identity_of
+from ..pool.recovery import Recovery
+from ..pool.tokens import (
+    DONE,
+    FAILED,
+    ORIGINS,
+    PART_DONE,
+    RUNNING,
+    STATUSES,
+    WAITING,
+    Token,
+    rank_of,
+)
+from ..pool.workers import LEASE_SECONDS, Worker, worker_for
+from ..storage import fsio, layout
+from ..storage.layout import parse_uri
+from ..tracking.manager import default_manager
+from ..tracking.store import Store
+from ..types import Json, Task
+from .books import Books, FetchedTask
+from .queries import Query
+from .results import Values
+from .waiting import wait_for
+
+__all__ = ["TaskManager"]
+
+# Dead workers are looked for so often when there is nothing to take.
+_RECOVERY_SECONDS: Final = 1.0
+
+_NONE: Final[Mapping[str, Any]] = {}
+
+# In the class its method has the name `list`.
+_Names: TypeAlias = list[str]
+
+
+class _Inserted(NamedTuple):
+    """What `TaskManager.insert_task` returns, as MongoDB's driver names it."""
+
+    inserted_id: str
+
+
+class TaskManager:
+    """The tasks of one pool, which processes and nodes share: a directory of the store.
+
+    A task is ``waiting``, ``running``, ``part_done``, ``done`` or ``failed``. Its id is the hash
+    of its definition, so that equal definitions are one task. A task is claimed by one rename, and
+    whoever holds it shows every few seconds to be alive. The tasks of a process that was killed
+    come back by themselves; one that only slept is told `LeaseLostError` when it commits.
+
+    Parameters
+    ----------
+    task_pool : str
+        The name of the pool; the first task makes it.
+    uri : str or Path, optional
+        The store. Default: the one that this process is set to.
+    max_attempts : int, optional
+        How often a task may fail, or lose its worker, until it is ``failed``. It is kept with the
+        pool and holds for all who work on it; default: as it is, 3 in a new pool.
+    lease : float, default 120
+        After how many seconds without a sign of life others may take the tasks of this process.
+    allow_pickle : bool, default False
+        Whether parts of definitions and results that are no plain data may be kept as pickles.
+
+    Notes
+    -----
+    *Queries* are dicts in MongoDB's language: ``{}``, ``{"_id": id}``, ``{"_id": {"$in": ids}}``,
+    ``{"status": s}``, ``{"filter.model.class": name}`` and the operators ``$in $nin $gt $gte $lt
+    $lte $ne $exists $and $or``. Those by id and status read no other task's file.
+
+    *Other processes* see a change as soon as it has returned. *A crash* between two calls loses
+    nothing; a crash in a call leaves the state before it or after it, and what a dead process has
+    held is taken up by the next that looks.
+
+    Examples
+    --------
+    >>> manager = TaskManager("examples", uri=getfixture("tmp_path"))
+    >>> ids = manager.create_task([{"model": "a"}, {"model": "b"}, {"model": "a"}])
+    >>> ids[0] == ids[2], manager.task_stat()
+    (True, {'waiting': 2})
+    >>> task = manager.fetch_task()
+    >>> manager.commit_task_res(task, {"ic": 0.03})
+    >>> manager.re_query(ids[0])["res"], manager.task_stat()
+    ({'ic': 0.03}, {'waiting': 1, 'done': 1})
+    """
+
+    STATUS_WAITING: Final = WAITING
+    STATUS_RUNNING: Final = RUNNING
+    STATUS_PART_DONE: Final = PART_DONE
+    STATUS_DONE: Final = DONE
+    STATUS_FAILED: Final = FAILED
+
+    def __init__(
+        self,
+        task_pool: str,
+        *,
+        uri: str | os.PathLike[str] | None = None,
+        max_attempts: int | None = None,
+        lease: float | None = None,
+        allow_pickle: bool = False,
+    ) -> None:
+        self.task_pool = task_pool
+        self._store = _store(uri)
+        entry = layout.encode_name(task_pool, "a task pool")
+        self.directory = Directory(self._store.root / layout.TASKS / entry)
+        self.allow_pickle = allow_pickle
+        self._max_attempts = _checked_attempts(max_attempts)
+        self._lease = _checked_lease(lease)
+        self._values = Values(self._store.root, allow_pickle)
+        self.books = Books(self.directory, self._values)
+        self._recovery = Recovery(self.directory)
+        self._claims: dict[tuple[int, str], Claims] = {}
+        self._there = False
+        self._fetched: set[str] = set()  # by this object, and not given back
+
+    def __repr__(self) -> str:
+        return f"TaskManager({self.task_pool!r}, uri={str(self._store.root)!r})"
+
+    @staticmethod
+    def list(uri: str | os.PathLike[str] | None = None) -> _Names:
+        """Return the names of all pools of a store, sorted."""
+        tasks = _store(uri).root / layout.TASKS
+        names = [name for name in fsio.list_names(tasks) if Directory(tasks / name).exists()]
+        return sorted(map(layout.decode_name, names))
+
+    # --- creating ---
+
+    def create_task(
+        self,
+        task_def_l: Task | Sequence[Task],
+        dry_run: bool = False,
+        print_nt: bool = False,
+        *,
+        priority: int | None = None,
+    ) -> _Names:
+        """Insert the tasks that are not in the pool yet; those that are, done or not, are kept.
+
+        Parameters
+        ----------
+        task_def_l : list of dict
+            Definitions.
+        dry_run : bool
+            Insert nothing.
+        print_nt : bool
+            Print the definitions of new tasks.
+        priority : int, optional
+            Of the new ones. The highest comes first, and none last; equal ones in this order.
+
+        Returns
+        -------
+        list of str
+            The id of each definition, in their order; with `dry_run` too.
+
+        Raises
+        ------
+        TaskValueError
+            If a definition is no plain data; it names the place. Nothing was inserted.
+
+        Notes
+        -----
+        *Racing submitters* of equal definitions insert one task. *A crash* leaves some inserted.
+        """
+        definitions = [task_def_l] if isinstance(task_def_l, Mapping) else [*task_def_l]
+        rank_of(priority)
+        forms = [self._encoded(definition, at) for at, definition in enumerate(definitions)]
+        ids = [identity_of(form) for form in forms]
+        known = known_ids(self.directory, ids) if self._is_there() else set()
+        new = {
+            one: at for at, one in reversed(list(enumerate(ids))) if one not in known
+        }  # the first of equal ones
+        chosen = sorted(new.values())
+        if print_nt:
+            for at in chosen:
+                print(definitions[at])
+        if not dry_run:
+            drafts = [Draft(ids[at], encode_definition(forms[at]), priority) for at in chosen]
+            self._insert(drafts)
+        return ids
+
+    def insert_task_def(self, task_def: Task) -> _Inserted:
+        """Insert a definition, and return the id of its task as ``inserted_id``."""
+        return _Inserted(self.create_task([task_def])[0])
+
+    def insert_task(self, task: Mapping[str, Any]) -> _Inserted:
+        """Insert a task as `query` returns it: with ``def``, and perhaps ``priority``.
+
+        Raises
+        ------
+        TaskValueError
+            If it has no definition, or a status other than ``waiting``. Nothing was inserted.
+        """
+        if "def" not in task:
+            raise TaskValueError("a task needs a definition, 'def'. Nothing was inserted.")
+        if task.get("status", WAITING) != WAITING:
+            raise TaskValueError(
+                f"a task is inserted {WAITING!r}, not {task['status']!r}: fetch it then, and commit "
+                "its result. Nothing was inserted."
+            )
+        return _Inserted(self.create_task([task["def"]], priority=task.get("priority"))[0])
+
+    def replace_task(self, task: Mapping[str, Any], new_task: Mapping[str, Any]) -> str:
+        """Put another task in the place of one, which is removed; return the new id.
+
+        Parameters
+        ----------
+        task : dict
+            With ``_id``.
+        new_task : dict
+            A definition, or a task with ``def``.
+        """
+        self._found(task)
+        new = dict(new_task) if "def" in new_task else {"def": dict(new_task)}
+        identity = self.insert_task(new).inserted_id
+        if identity != str(task["_id"]):
+            self.remove({"_id": str(task["_id"])})
+        return identity
+
+    # --- working ---
+
+    def fetch_task(
+        self, query: Mapping[str, Any] = _NONE, status: str = WAITING
+    ) -> FetchedTask | None:
+        """Claim the next task; None if there is none.
+
+        Parameters
+        ----------
+        query : dict
+            Which tasks may be taken.
+        status : {"waiting", "part_done"}
+
+        Returns
+        -------
+        dict or None
+            ``_id def filter status`` (now ``running``), ``priority`` if one was set, ``res`` if a
+            part is done. The highest priority comes first, none last, else in order of insertion.
+
+        Notes
+        -----
+        *Others* never get the same task while this process lives. A process that ends without
+        committing gives it back; of one that is killed the next that finds nothing to do takes it.
+        """
+        return self.fetch_except(query, status, set())
+
+    def fetch_except(
+        self, query: Mapping[str, Any], status: str, passed: set[str]
+    ) -> FetchedTask | None:
+        """Claim the next task of which the id is not in a set; see `fetch_task`."""
+        if status not in ORIGINS:
+            raise TaskStatusError(status, ORIGINS, "a task cannot be fetched from the status")
+        selection = self.books.selection(query)
+        if not self._is_there():
+            return None
+        worker, claims = self._worker(), self._claims_of(status)
+        claimed = claims.next(worker, selection, passed)
+        if claimed is None and self._recovery.run(worker, every=_RECOVERY_SECONDS):
+            claims.forget()
+            claimed = claims.next(worker, selection, passed)
+        if claimed is None:
+            return None
+        token = claimed.token
+        try:
+            task = FetchedTask(self.books.document(RUNNING, token, claimed.data))
+        except BaseException as error:
+            self._end_unreadable(token, error)
+            raise
+        task.claim = token
+        self._fetched.add(token.id)
+        return task
+
+    @contextlib.contextmanager
+    def safe_fetch_task(
+        self, query: Mapping[str, Any] = _NONE, status: str = WAITING
+    ) -> Iterator[FetchedTask | None]:
+        """Claim a task for a ``with`` block, which has to commit it.
+
+        If the block raises, its error is noted and the task goes back to `status`, or to
+        ``failed`` after its last attempt. If it ends by an exit, an interrupt or a ``break``, the
+        task goes back, and that is not counted. What was raised goes on.
+        """
+        task = self.fetch_task(query, status)
+        try:
+            yield task
+        except Exception as error:
+            if task is not None and self._holds(task):
+                with contextlib.suppress(LeaseLostError):
+                    self.fail_task(task, error)
+            raise
+        except BaseException:
+            if task is not None:
+                self.give_up(task)
+            raise
+
+    def give_up(self, task: Mapping[str, Any]) -> None:
+        """Give a fetched task back, unless it was committed, given back or lost already."""
+        if self._holds(task):
+            with contextlib.suppress(LeaseLostError):
+                self.return_task(task)
+
+    def task_fetcher_iter(self, query: Mapping[str, Any] = _NONE) -> Iterator[FetchedTask]:
+        """Yield waiting tasks until there are none; each is in `safe_fetch_task`'s care."""
+        while True:
+            with self.safe_fetch_task(query) as task:
+                if task is None:
+                    return
+                yield task
+
+    def commit_task_res(self, task: Mapping[str, Any], res: Any, status: str | None = DONE) -> None:
+        """Write the result of a task that this process has fetched; durable when this returns.
+
+        Parameters
+        ----------
+        task : dict
+            What `fetch_task` returned.
+        res : any
+            Plain data, a `Recorder` (kept as a reference), or with ``allow_pickle`` anything.
+        status : {"done", "part_done"}
+
+        Raises
+        ------
+        LeaseLostError
+            If the task is not this process's any more. Nothing was written.
+        TaskValueError
+            If the result cannot be kept; it names the place. The task is still held.
+        """
+        token = self._claim_of(task)
+        form = self._values.encode(res, f"the result of task {token.id}")
+        result = Result(form, self._by(token))
+        transitions.commit(self.directory, self._worker(), token, result, status or DONE)
+        self._fetched.discard(token.id)
+
+    def return_task(self, task: Mapping[str, Any], status: str | None = None) -> None:
+        """Give a fetched task back without a result; the attempt is not counted.
+
+        Parameters
+        ----------
+        task : dict
+            What `fetch_task` returned.
+        status : {"waiting", "part_done"}, optional
+            Default: where it came from.
+
+        Raises
+        ------
+        LeaseLostError
+            If the task is not this process's any more.
+        """
+        if status is not None and status not in ORIGINS:
+            raise TaskStatusError(status, ORIGINS, "a task cannot be given back to")
+        token = self._claim_of(task)
+        self._fetched.discard(token.id)
+        transitions.give_back(self.directory, self._worker(), token, status)
+
+    def fail_task(
+        self, task: Mapping[str, Any], error: BaseException | str, *, final: bool = False
+    ) -> str:
+        """Note that the attempt has failed, and why.
+
+        Parameters
+        ----------
+        task : dict
+            What `fetch_task` returned.
+        error : exception or str
+            Its traceback is kept, with host, pid and times.
+        final : bool
+            Whether another attempt would make no sense.
+
+        Returns
+        -------
+        str
+            The status now: where it came from, or ``failed`` after its last attempt.
+
+        Raises
+        ------
+        LeaseLostError
+            If the task is not this process's any more.
+        """
+        token = self._claim_of(task)
+        said, trace = _explained(error)
+        failure = Failure(said, trace, self._by(token))
+        self._fetched.discard(token.id)
+        return transitions.fail(self.directory, self._worker(), token, failure, final=final)
+
+    # --- looking ---
+
+    def query(
+        self, query: Mapping[str, Any] = _NONE, decode: bool = True
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the tasks that match, in the order of their insertion.
+
+        Parameters
+        ----------
+        query : dict
+        decode : bool
+            False: only what names tell (``_id status priority attempts``), without reading files.
+
+        Yields
+        ------
+        dict
+            ``_id def filter status``, and where there is one ``priority``, ``res``, ``error``.
+        """
+        parsed = Query.parse(query)
+        if not self._is_there():
+            return
+        for status, token in self.books.select(parsed):
+            if not decode:
+                yield self.books.outline(status, token)
+                continue
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                yield self.books.document(status, token)
+
+    def re_query(self, _id: object) -> dict[str, Any]:
+        """Return a task as it is now.
+
+        Raises
+        ------
+        TaskNotFoundError
+            If there is none of this id.
+        """
+        for task in self.query({"_id": str(_id)}):
+            return task
+        raise TaskNotFoundError(_id, pool=self.task_pool)
+
+    def task_stat(self, query: Mapping[str, Any] = _NONE) -> dict[str, int]:
+        """Return how many tasks there are in each status; statuses without any are left out."""
+        counts = dict.fromkeys(STATUSES, 0)
+        for task in self.query(query, decode=False):
+            counts[task["status"]] += 1
+        return {status: number for status, number in counts.items() if number}
+
+    def wait(
+        self,
+        query: Mapping[str, Any] = _NONE,
+        *,
+        timeout: float | None = None,
+        on_failure: str = "raise",
+    ) -> dict[str, int]:
+        """Return when none of the tasks is waiting, running or done in part.
+
+        Shows its progress, and takes up what dead workers leave. See `waiting.wait_for`.
+
+        Parameters
+        ----------
+        query : dict
+        timeout : float, optional
+            Seconds.
+        on_failure : {"raise", "stop", "ignore"}
+            ``raise``: when all have ended, raise if some failed. ``stop``: raise as soon as one
+            has. ``ignore``: return.
+
+        Returns
+        -------
+        dict
+            As of `task_stat`.
+
+        Raises
+        ------
+        TasksFailedError
+        PoolTimeoutError
+        """
+        return wait_for(self, query, timeout=timeout, on_failure=on_failure)
+
+    # --- changing what others do ---
+
+    def remove(self, query: Mapping[str, Any] = _NONE) -> int:
+        """Remove tasks with their results, running ones too; ``{}`` removes all.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        if not self._is_there():
+            return 0
+        tokens = [*self.books.select(Query.parse(query))]
+        return transitions.remove(self.directory, self._worker(), tokens)
+
+    def reset_waiting(self, query: Mapping[str, Any] = _NONE, *, force: bool = False) -> int:
+        """Give back running tasks whose worker is dead, and those that this object has fetched.
+
+        Parameters
+        ----------
+        query : dict
+        force : bool
+            Also those of living workers, which are refused when they commit.
+
+        Returns
+        -------
+        int
+            How many are waiting, or done in part, again.
+        """
+        return self._reset({**query, "status": RUNNING}, None, force=force)
+
+    def reset_status(self, query: Mapping[str, Any], status: str, *, force: bool = False) -> int:
+        """Bring tasks into a status; running ones of living workers only with `force`.
+
+        Parameters
+        ----------
+        query : dict
+        status : {"waiting", "part_done", "done", "failed"}
+            ``done`` and ``part_done`` only for tasks that have a result.
+
+        Returns
+        -------
+        int
+            How many were brought there.
+        """
+        allowed = [one for one in STATUSES if one != RUNNING]
+        if status not in allowed:
+            raise TaskStatusError(status, allowed, "tasks cannot be set to")
+        return self._reset(query, status, force=force)
+
+    def retry(self, query: Mapping[str, Any] = _NONE) -> int:
+        """Have failed tasks tried again, as if they never had been; return how many."""
+        return self._reset({**query, "status": FAILED}, None, force=False)
+
+    def prioritize(self, task: Mapping[str, Any], priority: int | None) -> None:
+        """Change the priority of a task, in whatever status.
+
+        Raises
+        ------
+        TaskNotFoundError
+            If there is none.
+        """
+        rank_of(priority)
+        identity = str(task["_id"])
+        if not self._is_there() or not transitions.prioritize(self.directory, identity, priority):
+            raise TaskNotFoundError(identity, pool=self.task_pool)
+
+    def recover(self, *, every: float = 0.0) -> int:
+        """Take up what dead workers have left; return how many tasks were taken from them.
+
+        `fetch_task` and `wait` do this too. A worker on another host is believed dead at the
+        second look, a second or more after the first.
+        """
+        if not self._is_there():
+            return 0
+        taken = self._recovery.run(self._worker(), every=every)
+        if taken:
+            self.look_again()
+        return taken
+
+    def look_again(self) -> None:
+        """List the pool again before the next task is taken."""
+        for claims in self._claims.values():
+            claims.forget()
+
+    # --- inside ---
+
+    def _is_there(self) -> bool:
+        if not self._there and self.directory.exists():
+            self.directory.complete()
+            if self._max_attempts is not None:
+                self.directory.set_max_attempts(self._max_attempts)
+            self._there = True
+        return self._there
+
+    def _insert(self, drafts: Sequence[Draft]) -> None:
+        if not self._is_there():
+            self._store.ensure()
+            self.directory.create()
+            self._is_there()
+        insert(self.directory, self._worker(), drafts)
+
+    def _encoded(self, definition: object, at: int) -> Json:
+        if not isinstance(definition, Mapping):
+            raise TaskValueError(
+                f"task {at} is a {type(definition).__name__}, and a dict is expected. Nothing was "
+                "inserted."
+            )
+        return self._values.encode(dict(definition), f"the definition of task {at}")
+
+    def _worker(self) -> Worker:
+        worker = worker_for(self.directory, self._lease)
+        if worker.on_end is None:
+            worker.on_end = lambda: _give_all_back(self.directory, worker)
+        return worker
+
+    def _claims_of(self, status: str) -> Claims:
+        # A forked child begins without what its parent has listed.
+        key = os.getpid(), status
+        claims = self._claims.get(key)
+        if claims is None:
+            claims = self._claims[key] = Claims(self.directory, status)
+        return claims
+
+    def _claim_of(self, task: Mapping[str, Any]) -> Token:
+        claim = task.claim if isinstance(task, FetchedTask) else None
+        if claim is None:
+            claim = self._worker().held.get(str(task["_id"])) if self._is_there() else None
+        if claim is None:
+            self._found(task)
+            raise LeaseLostError(str(task["_id"]), self.directory.root)
+        return claim
+
+    def _holds(self, task: Mapping[str, Any]) -> bool:
+        claim = task.claim if isinstance(task, FetchedTask) else None
+        return claim is not None and self._worker().holds(claim)
+
+    def _found(self, task: Mapping[str, Any]) -> tuple[str, Token]:
+        found = self.directory.find(str(task["_id"])) if self._is_there() else None
+        if found is None:
+            raise TaskNotFoundError(task["_id"], pool=self.task_pool)
+        return found
+
+    def _by(self, token: Token) -> dict[str, Json]:
+        claimed = self._worker().claimed_at(token)
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "worker": token.worker,
+            "attempt": token.attempts + 1,
+            "started_at": None if claimed is None else _in_words(claimed),
+            "ended_at": _in_words(time.time()),
+        }
+
+    def _reset(self, query: Mapping[str, Any], status: str | None, *, force: bool) -> int:
+        parsed = Query.parse(query)
+        if not self._is_there():
+            return 0
+        worker = self._worker()
+        tokens = [*self.books.select(parsed)]
+        owners = {token.worker for _, token in tokens if token.worker}
+        dead = self._recovery.observer.dead(owners - {worker.id}, patient=True)
+        count = 0
+        for at, token in tokens:
+            mine = token.worker == worker.id and token.id in self._fetched
+            if at == RUNNING and not (force or mine or token.worker in dead):
+                continue
+            if at == status:
+                continue
+            count += transitions.reset(self.directory, token, at, status)
+            if mine:
+                worker.drop(token)
+                self._fetched.discard(token.id)
+        return count
+
+    def _end_unreadable(self, token: Token, error: BaseException) -> None:
+        said, trace = _explained(error)
+        failure = Failure(said, trace, self._by(token))
+        with contextlib.suppress(LeaseLostError):
+            transitions.fail(self.directory, self._worker(), token, failure, final=True)
+
+
+def _give_all_back(directory: Directory, worker: Worker) -> None:
+    for token in [*worker.held.values()]:
+        with contextlib.suppress(LeaseLostError, OSError):
+            transitions.give_back(directory, worker, token)
+
+
+def _in_words(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _explained(error: BaseException | str) -> tuple[str, str]:
+    if isinstance(error, str):
+        return error, error
+    said = "".join(traceback.format_exception_only(type(error), error)).strip()
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return said.splitlines()[-1] if said else type(error).__name__, trace
+
+
+def _store(uri: str | os.PathLike[str] | None) -> Store:
+    return default_manager().store if uri is None else Store(parse_uri(uri))
+
+
+def _checked_attempts(attempts: int | None) -> int | None:
+    if attempts is None or (type(attempts) is int and 1 <= attempts <= MOST_ATTEMPTS):
+        return attempts
+    raise ConfigError(
+        f"max_attempts is {attempts!r}; expected a whole number from 1 to {MOST_ATTEMPTS}. Nothing "
+        "was changed."
+    )
+
+
+def _checked_lease(lease: float | None) -> float:
+    if lease is None:
+        return LEASE_SECONDS
+    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not lease > 0:
+        raise ConfigError(f"lease is {lease!r}; expected seconds. Nothing was changed.")
+    return float(lease)
