@@ -40,6 +40,7 @@ __all__ = [
     "PickleRefusedError",
     "PlaceholderError",
     "QlibException",
+    "QueryError",
     "QwfError",
     "RecorderInitializationError",
     "RecorderNotFoundError",
@@ -506,6 +507,21 @@ class TrainingError(QwfError, RuntimeError):
             "`recorders` of this error holds them. Mend the tasks of `failures` and train those "
             "again."
         )
+
+
+# --- tasks -----------------------------------------------------------------------------------
+
+
+class QueryError(QwfError, ValueError):
+    """A query of a task pool that cannot be understood; `place` is the key or operator."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__()
+        self.place, self.reason = place, reason
+
+    def __str__(self) -> str:
+        end = "" if self.reason.endswith((".", "?")) else "."
+        return f"the query has a mistake at {self.place!r}: {self.reason}{end} Nothing was changed."
 
 
 # --- calendar and segments -------------------------------------------------------------------
