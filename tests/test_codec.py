@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import json
 import math
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwf.storage.codec import NotPlainError, decode, dump_json, encode, load_json
+from qwf.storage.codec import NotPlainError, canonical, decode, dump_json, encode, load_json
+from qwf.types import Json
 
 moments = st.datetimes(
     min_value=datetime.datetime(1700, 1, 1), max_value=datetime.datetime(2200, 1, 1)
@@ -138,3 +140,65 @@ def test_text_with_surrogates_comes_back_the_same_or_is_refused(text: str) -> No
     except NotPlainError:
         return
     assert decode(load_json(dump_json(form))) == {text: text}
+
+
+# --- further kinds -------------------------------------------------------------------------------
+
+
+def sets_too(value: object, place: str) -> Json:
+    if isinstance(value, set):
+        return {"$set": sorted(value)}
+    raise NotPlainError(place, value)
+
+
+def test_a_caller_may_have_further_kinds_wherever_a_value_may_stand() -> None:
+    value = {"a": {1}, "b": [{2}, ({3}, {4: {5}})]}
+    form = load_json(dump_json(encode(value, other=sets_too)))
+    assert decode(form, {"$set": set}) == value
+
+
+def test_a_further_kind_is_unknown_to_who_was_not_told_of_it() -> None:
+    with pytest.raises(ValueError, match="unknown kind of value"):
+        decode(encode([{1}], other=sets_too))
+
+
+def test_what_a_caller_does_not_take_is_refused_with_its_place() -> None:
+    with pytest.raises(NotPlainError) as caught:
+        encode({"a": [{1}, len]}, "task", sets_too)
+    assert caught.value.place == "task.a[1]"
+
+
+def test_a_key_is_never_of_a_further_kind() -> None:
+    with pytest.raises(NotPlainError) as caught:
+        encode({len: 1}, other=lambda value, place: "x")
+    assert caught.value.place == f"the key {len!r}"
+
+
+def test_a_dict_that_looks_like_a_further_kind_comes_back_as_the_dict() -> None:
+    value = {"$set": [1]}
+    assert decode(encode(value, other=sets_too), {"$set": set}) == value
+
+
+def reordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: reordered(item) for key, item in reversed(value.items())}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(reordered, value))
+    return value
+
+
+@given(plain)
+def test_the_canonical_text_does_not_tell_the_order_of_keys_and_all_else(value: Any) -> None:
+    text = canonical(encode(value))
+    assert canonical(encode(reordered(value))) == text
+    if b"$map" not in text:
+        # Without keys to sort pairs by, any JSON reader has it back.
+        assert canonical(json.loads(text.decode(errors="surrogatepass"))) == text
+
+
+def test_the_canonical_text_is_the_same_for_ever() -> None:
+    value = {"b": (1, 2.5, None), "a": {"é": [True, "\ud800"]}, "c": {2: "x", 1: "y"}}
+    assert canonical(encode(value)) == (
+        b'{"a":{"\xc3\xa9":[true,"\xed\xa0\x80"]},"b":{"$tuple":[1,2.5,null]},'
+        b'"c":{"$map":[[1,"y"],[2,"x"]]}}'
+    )

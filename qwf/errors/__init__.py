@@ -56,6 +56,7 @@ from .tasks import (
     LeaseLostError,
     PoolNotFoundError,
     PoolTimeoutError,
+    QueryError,
     TaskNotFoundError,
     TasksFailedError,
     TaskStatusError,

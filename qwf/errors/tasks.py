@@ -12,6 +12,7 @@ __all__ = [
     "LeaseLostError",
     "PoolNotFoundError",
     "PoolTimeoutError",
+    "QueryError",
     "TaskNotFoundError",
     "TaskStatusError",
     "TaskValueError",
@@ -98,6 +99,18 @@ class TaskStatusError(QwfError, ValueError):
     def __str__(self) -> str:
         near = suggest(self.status, self.allowed)
         return f"{self.what} {self.status!r}; {near} Nothing was changed."
+
+
+class QueryError(QwfError, ValueError):
+    """A query of a task pool that cannot be understood; `place` is the key or operator."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__()
+        self.place, self.reason = place, reason
+
+    def __str__(self) -> str:
+        end = "" if self.reason.endswith((".", "?")) else "."
+        return f"the query has a mistake at {self.place!r}: {self.reason}{end} Nothing was changed."
 
 
 class LeaseLostError(QwfError, RuntimeError):

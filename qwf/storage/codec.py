@@ -12,20 +12,25 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ..types import Json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NotPlainError", "decode", "dump_json", "encode", "load_json"]
+__all__ = ["NotPlainError", "canonical", "decode", "dump_json", "encode", "load_json"]
 
 # CPython refuses to print larger ones in decimal.
 _MAX_INT_BITS: Final = 13_000
 # JSON spells a character outside the basic plane as these two, and reads them as that character.
 _SURROGATE_PAIR: Final = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
+
+# Asked for what is not plain, with its place: the form it takes, an object with one "$" key.
+Other: TypeAlias = Callable[[object, str], Json] | None
+# By their "$" key, what reads the forms that `Other` gave.
+Others: TypeAlias = Mapping[str, Callable[[Any], Any]] | None
 
 
 class NotPlainError(TypeError):
@@ -42,11 +47,20 @@ class NotPlainError(TypeError):
         return f"{place} is a {type(self.value).__name__}, not plain data"
 
 
-def encode(value: object, place: str = "") -> Json:
+def encode(value: object, place: str = "", other: Other = None) -> Json:
     """Return the JSON form of plain data.
 
     Plain are None, bool, int, float, str, list, tuple, dict, date, datetime and
     ``pandas.Timestamp``, by exact type (a subclass would come back as its base).
+
+    Parameters
+    ----------
+    value : object
+    place : str, default ""
+        Where the value stands, for the message.
+    other : callable, optional
+        Is given what is not plain, and its place. It returns a JSON form with one ``$`` key that
+        `decode` is told of, or a plain scalar in its stead, or raises `NotPlainError`.
 
     Raises
     ------
@@ -62,12 +76,12 @@ def encode(value: object, place: str = "") -> Json:
     (1, [2.5])
     """
     try:
-        return _encode(value, place)
+        return _encode(value, place, other)
     except RecursionError:
         raise NotPlainError(place, value) from None
 
 
-def _encode(value: Any, place: str) -> Json:
+def _encode(value: Any, place: str, other: Other) -> Json:
     kind = type(value)
     if value is None or kind is bool or (kind is str and value.isascii()):
         return value  # type: ignore[no-any-return]  # narrowed by exact type, which mypy cannot see
@@ -75,59 +89,65 @@ def _encode(value: Any, place: str) -> Json:
     if encoder is None and _is_timestamp(value):
         encoder = _encode_timestamp
     if encoder is None:
-        raise NotPlainError(place, value)
-    return encoder(value, place)
+        if other is None:
+            raise NotPlainError(place, value)
+        return other(value, place)
+    return encoder(value, place, other)
 
 
-def _encode_text(value: str, place: str) -> str:
+def _encode_text(value: str, place: str, _: Other = None) -> str:
     if not value.isascii() and _SURROGATE_PAIR.search(value):
         raise NotPlainError(place, value)
     return value
 
 
-def _encode_int(value: int, place: str) -> Json:
+def _encode_int(value: int, place: str, _: Other) -> Json:
     if value.bit_length() > _MAX_INT_BITS:
         raise NotPlainError(place, value)
     return value
 
 
-def _encode_float(value: float, _: str) -> Json:
+def _encode_float(value: float, _: str, __: Other) -> Json:
     return value if math.isfinite(value) else {"$float": repr(value)}
 
 
-def _encode_list(value: list[Any], place: str) -> Json:
-    return [_encode(item, f"{place}[{number}]") for number, item in enumerate(value)]
+def _encode_list(value: list[Any], place: str, other: Other) -> Json:
+    return [_encode(item, f"{place}[{number}]", other) for number, item in enumerate(value)]
 
 
-def _encode_tuple(value: tuple[Any, ...], place: str) -> Json:
-    return {"$tuple": [_encode(item, f"{place}[{number}]") for number, item in enumerate(value)]}
+def _encode_tuple(value: tuple[Any, ...], place: str, other: Other) -> Json:
+    return {
+        "$tuple": [_encode(item, f"{place}[{number}]", other) for number, item in enumerate(value)]
+    }
 
 
-def _encode_dict(value: dict[Any, Any], place: str) -> Json:
+def _encode_dict(value: dict[Any, Any], place: str, other: Other) -> Json:
     if all(type(key) is str for key in value) and not any(key[:1] == "$" for key in value):
         fields: dict[str, Json] = {}
         for key, item in value.items():
             inside = f"{place}.{key}" if place else key
-            fields[_encode_text(key, inside)] = _encode(item, inside)
+            fields[key if key.isascii() else _encode_text(key, inside)] = _encode(
+                item, inside, other
+            )
         return fields
     pairs: list[Json] = []
     for key, item in value.items():
         inside = f"{place}[{key!r}]"
-        pairs.append([_encode(key, f"the key {key!r}"), _encode(item, inside)])
+        pairs.append([_encode(key, f"the key {key!r}", None), _encode(item, inside, other)])
     return {"$map": pairs}
 
 
-def _encode_date(value: datetime.date, _: str) -> Json:
+def _encode_date(value: datetime.date, _: str, __: Other) -> Json:
     return {"$date": value.isoformat()}
 
 
-def _encode_datetime(value: datetime.datetime, place: str) -> Json:
+def _encode_datetime(value: datetime.datetime, place: str, _: Other) -> Json:
     if (value.tzinfo is not None and value.tzinfo is not datetime.timezone.utc) or value.fold:
         raise NotPlainError(place, value)
     return {"$datetime": value.isoformat()}
 
 
-_ENCODERS: Final[dict[type, Callable[[Any, str], Json]]] = {
+_ENCODERS: Final[dict[type, Callable[[Any, str, Other], Json]]] = {
     str: _encode_text,
     int: _encode_int,
     float: _encode_float,
@@ -147,7 +167,7 @@ def _is_timestamp(value: object) -> bool:
     )
 
 
-def _encode_timestamp(value: pd.Timestamp, place: str) -> Json:
+def _encode_timestamp(value: pd.Timestamp, place: str, _: Other) -> Json:
     zone = None if value.tzinfo is None else str(value.tzinfo)
     form: list[Json] = [str(value.tz_localize(None)), getattr(value, "unit", None), zone]
     back = _decode_timestamp(form)
@@ -172,9 +192,8 @@ def _decode_timestamp(form: list[Any]) -> Any:
         return moment
 
 
+_NESTED: Final = frozenset({list, dict})
 _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "$tuple": lambda form: tuple(decode(item) for item in form),
-    "$map": lambda form: {decode(key): decode(item) for key, item in form},
     "$float": float,
     "$date": datetime.date.fromisoformat,
     "$datetime": datetime.datetime.fromisoformat,
@@ -182,8 +201,14 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-def decode(form: Json) -> Any:
+def decode(form: Json, others: Others = None) -> Any:
     """Return the data that `encode` was given.
+
+    Parameters
+    ----------
+    form : Json
+    others : mapping, optional
+        By further ``$`` keys, what reads the forms that `encode` was given by its `other`.
 
     Raises
     ------
@@ -191,16 +216,27 @@ def decode(form: Json) -> Any:
         If `form` holds a ``$`` key that this release does not know.
     """
     if isinstance(form, list):
-        return [decode(item) for item in form]
+        return [decode(item, others) if type(item) in _NESTED else item for item in form]
     if not isinstance(form, dict):
         return form
     if len(form) == 1:
         ((key, inner),) = form.items()
         if key[:1] == "$":
-            if key not in _DECODERS:
-                raise ValueError(f"unknown kind of value {key!r}; it was written by a newer qwf")
-            return _DECODERS[key](inner)
-    return {key: decode(item) for key, item in form.items()}
+            return _decode_kind(key, inner, others)
+    return {
+        key: decode(item, others) if type(item) in _NESTED else item for key, item in form.items()
+    }
+
+
+def _decode_kind(key: str, form: Any, others: Others) -> Any:
+    if key == "$tuple":
+        return tuple([decode(item, others) for item in form])
+    if key == "$map":
+        return {decode(name, others): decode(item, others) for name, item in form}
+    decoder = _DECODERS.get(key) or (others or {}).get(key)
+    if decoder is None:
+        raise ValueError(f"unknown kind of value {key!r}; it was written by a newer qwf")
+    return decoder(form)
 
 
 def dump_json(value: Json, *, indent: int | None = None) -> bytes:
@@ -212,12 +248,42 @@ def dump_json(value: Json, *, indent: int | None = None) -> bytes:
 
 
 @functools.cache
-def _encoder(indent: int | None, *, ensure_ascii: bool) -> json.JSONEncoder:
+def _encoder(
+    indent: int | None, *, ensure_ascii: bool, sort_keys: bool = False
+) -> json.JSONEncoder:
     # `json.dumps` would make one for every call.
     separators = (",", ":") if indent is None else (",", ": ")
     return json.JSONEncoder(
-        ensure_ascii=ensure_ascii, allow_nan=False, indent=indent, separators=separators
+        ensure_ascii=ensure_ascii,
+        allow_nan=False,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
     )
+
+
+def canonical(form: Json) -> bytes:
+    """Return the one JSON text of a form, whatever the order of the keys in it: for hashes.
+
+    Examples
+    --------
+    >>> canonical({"b": [1.0, None], "a": "x"})
+    b'{"a":"x","b":[1.0,null]}'
+    """
+    encoder = _encoder(None, ensure_ascii=False, sort_keys=True)
+    # Lone surrogates, which UTF-8 itself refuses, have to differ too.
+    return encoder.encode(_with_sorted_maps(form)).encode(errors="surrogatepass")
+
+
+def _with_sorted_maps(form: Any) -> Any:
+    if isinstance(form, list):
+        return [_with_sorted_maps(item) for item in form]
+    if not isinstance(form, dict):
+        return form
+    if form.keys() == {"$map"}:
+        pairs = [[key, _with_sorted_maps(item)] for key, item in form["$map"]]
+        return {"$map": sorted(pairs, key=lambda pair: canonical(pair[0]))}
+    return {key: _with_sorted_maps(item) for key, item in form.items()}
 
 
 def load_json(data: bytes) -> Json:

@@ -1,4 +1,4 @@
-"""What the files of a pool say, as the dicts that Qlib's users know: one task, or those of a query."""
+"""What the files of a pool say, as the dicts that Qlib's users know."""
 
 from __future__ import annotations
 

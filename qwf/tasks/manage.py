@@ -210,8 +210,8 @@ class TaskManager:
             raise TaskValueError("a task needs a definition, 'def'. Nothing was inserted.")
         if task.get("status", WAITING) != WAITING:
             raise TaskValueError(
-                f"a task is inserted {WAITING!r}, not {task['status']!r}: fetch it then, and commit "
-                "its result. Nothing was inserted."
+                f"a task is inserted {WAITING!r}, not {task['status']!r}: fetch it then, and "
+                "commit its result. Nothing was inserted."
             )
         return _Inserted(self.create_task([task["def"]], priority=task.get("priority"))[0])
 
