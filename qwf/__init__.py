@@ -44,6 +44,9 @@ _PUBLIC = {
     "handler_mod": "tasks.generate",
     "trunc_segments": "tasks.generate",
     "replace_task_handler_with_cache": "tasks.handler_cache",
+    # the task pool
+    "TaskManager": "tasks.manage",
+    "run_task": "tasks.run",
     # training and collecting
     "Trainer": "trainer",
     "TrainerR": "trainer",
@@ -104,6 +107,10 @@ _PUBLIC = {
     "RecorderInitializationError": "errors",
     "RecorderNotFoundError": "errors",
     "TrainingError": "errors",
+    "LeaseLostError": "errors",
+    "TasksFailedError": "errors",
+    "PoolTimeoutError": "errors",
+    "TaskNotFoundError": "errors",
 }
 
 __all__ = ["C", "__version__", "init", *_PUBLIC]

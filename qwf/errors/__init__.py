@@ -6,7 +6,7 @@ catch. All of them survive pickling, because workers are processes.
 
 from __future__ import annotations
 
-from .base import QwfError, suggest
+from .base import QlibException, QwfError, suggest
 from .frames import (
     DataError,
     LookAheadError,
@@ -92,6 +92,8 @@ __all__ = [
     "PlaceholderError",
     "PoolNotFoundError",
     "PoolTimeoutError",
+    "QlibException",
+    "QueryError",
     "QwfError",
     "RecorderInitializationError",
     "RecorderNotFoundError",

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
+    "QlibException",
     "QwfError",
     "rebuild",
     "suggest",
@@ -47,3 +48,7 @@ def rebuild(cls: type[QwfError], args: tuple[Any, ...], facts: dict[str, Any]) -
     error.args = args
     error.__dict__.update(facts)
     return error
+
+
+# The name under which Qlib's users catch everything.
+QlibException = QwfError

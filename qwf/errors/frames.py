@@ -31,7 +31,3 @@ class SegmentError(QwfError, ValueError):
 
 class DataError(QwfError, ValueError):
     """Prices, features or labels that cannot be used as they are."""
-
-
-# The name under which Qlib's users catch everything.
-QlibException = QwfError

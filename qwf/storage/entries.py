@@ -208,22 +208,22 @@ def write_batch(files: Sequence[tuple[str, bytes]]) -> None:
     WriteError
         If the system refuses.
     """
-    os = fsio.system()
+    system = fsio.system()
     opened: list[int] = []
     path = ""
     try:
         for path, data in files:
-            opened.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            opened.append(system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             fsio.write_all(opened[-1], data)
         for descriptor in opened:
-            os.fsync(descriptor)
+            system.fsync(descriptor)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise fsio.refusal(Path(path), error) from error
     finally:
         for descriptor in opened:
-            os.close(descriptor)
+            system.close(descriptor)
 
 
 def renew_mark(path: str) -> None:

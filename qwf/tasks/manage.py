@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..errors import ConfigError, LeaseLostError, TaskNotFoundError, TaskStatusError, TaskValueError
+from ..errors import LeaseLostError, TaskNotFoundError, TaskStatusError, TaskValueError
 from ..pool import transitions
-from ..pool.claims import Claims
-from ..pool.directory import MOST_ATTEMPTS, Directory
-from ..pool.insertion import Draft, insert, known_ids
+from ..pool.directory import Directory
+from ..pool.insertion import Draft, known_ids
 from ..pool.records import Failure, Result, encode_definition, identity_of
-from ..pool.recovery import Recovery
 from ..pool.tokens import (
     DONE,
     FAILED,
@@ -26,18 +20,13 @@ from ..pool.tokens import (
     RUNNING,
     STATUSES,
     WAITING,
-    Token,
     rank_of,
 )
-from ..pool.workers import LEASE_SECONDS, Worker, worker_for
 from ..storage import fsio, layout
-from ..storage.layout import parse_uri
-from ..tracking.manager import default_manager
-from ..tracking.store import Store
-from ..types import Json, Task
-from .books import Books, FetchedTask
+from ..types import Task
+from .access import PoolAccess, explained, find_store
+from .books import FetchedTask
 from .queries import Query
-from .results import Values
 from .waiting import wait_for
 
 __all__ = ["TaskManager"]
@@ -57,7 +46,7 @@ class _Inserted(NamedTuple):
     inserted_id: str
 
 
-class TaskManager:
+class TaskManager(PoolAccess):
     """The tasks of one pool, which processes and nodes share: a directory of the store.
 
     A task is ``waiting``, ``running``, ``part_done``, ``done`` or ``failed``. Its id is the hash
@@ -107,36 +96,10 @@ class TaskManager:
     STATUS_DONE: Final = DONE
     STATUS_FAILED: Final = FAILED
 
-    def __init__(
-        self,
-        task_pool: str,
-        *,
-        uri: str | os.PathLike[str] | None = None,
-        max_attempts: int | None = None,
-        lease: float | None = None,
-        allow_pickle: bool = False,
-    ) -> None:
-        self.task_pool = task_pool
-        self._store = _store(uri)
-        entry = layout.encode_name(task_pool, "a task pool")
-        self.directory = Directory(self._store.root / layout.TASKS / entry)
-        self.allow_pickle = allow_pickle
-        self._max_attempts = _checked_attempts(max_attempts)
-        self._lease = _checked_lease(lease)
-        self._values = Values(self._store.root, allow_pickle)
-        self.books = Books(self.directory, self._values)
-        self._recovery = Recovery(self.directory)
-        self._claims: dict[tuple[int, str], Claims] = {}
-        self._there = False
-        self._fetched: set[str] = set()  # by this object, and not given back
-
-    def __repr__(self) -> str:
-        return f"TaskManager({self.task_pool!r}, uri={str(self._store.root)!r})"
-
     @staticmethod
     def list(uri: str | os.PathLike[str] | None = None) -> _Names:
         """Return the names of all pools of a store, sorted."""
-        tasks = _store(uri).root / layout.TASKS
+        tasks = find_store(uri).root / layout.TASKS
         names = [name for name in fsio.list_names(tasks) if Directory(tasks / name).exists()]
         return sorted(map(layout.decode_name, names))
 
@@ -258,32 +221,6 @@ class TaskManager:
         """
         return self.fetch_except(query, status, set())
 
-    def fetch_except(
-        self, query: Mapping[str, Any], status: str, passed: set[str]
-    ) -> FetchedTask | None:
-        """Claim the next task of which the id is not in a set; see `fetch_task`."""
-        if status not in ORIGINS:
-            raise TaskStatusError(status, ORIGINS, "a task cannot be fetched from the status")
-        selection = self.books.selection(query)
-        if not self._is_there():
-            return None
-        worker, claims = self._worker(), self._claims_of(status)
-        claimed = claims.next(worker, selection, passed)
-        if claimed is None and self._recovery.run(worker, every=_RECOVERY_SECONDS):
-            claims.forget()
-            claimed = claims.next(worker, selection, passed)
-        if claimed is None:
-            return None
-        token = claimed.token
-        try:
-            task = FetchedTask(self.books.document(RUNNING, token, claimed.data))
-        except BaseException as error:
-            self._end_unreadable(token, error)
-            raise
-        task.claim = token
-        self._fetched.add(token.id)
-        return task
-
     @contextlib.contextmanager
     def safe_fetch_task(
         self, query: Mapping[str, Any] = _NONE, status: str = WAITING
@@ -306,12 +243,6 @@ class TaskManager:
             if task is not None:
                 self.give_up(task)
             raise
-
-    def give_up(self, task: Mapping[str, Any]) -> None:
-        """Give a fetched task back, unless it was committed, given back or lost already."""
-        if self._holds(task):
-            with contextlib.suppress(LeaseLostError):
-                self.return_task(task)
 
     def task_fetcher_iter(self, query: Mapping[str, Any] = _NONE) -> Iterator[FetchedTask]:
         """Yield waiting tasks until there are none; each is in `safe_fetch_task`'s care."""
@@ -362,9 +293,7 @@ class TaskManager:
         """
         if status is not None and status not in ORIGINS:
             raise TaskStatusError(status, ORIGINS, "a task cannot be given back to")
-        token = self._claim_of(task)
-        self._fetched.discard(token.id)
-        transitions.give_back(self.directory, self._worker(), token, status)
+        self._give_back(task, status)
 
     def fail_task(
         self, task: Mapping[str, Any], error: BaseException | str, *, final: bool = False
@@ -391,7 +320,7 @@ class TaskManager:
             If the task is not this process's any more.
         """
         token = self._claim_of(task)
-        said, trace = _explained(error)
+        said, trace = explained(error)
         failure = Failure(said, trace, self._by(token))
         self._fetched.discard(token.id)
         return transitions.fail(self.directory, self._worker(), token, failure, final=final)
@@ -554,144 +483,3 @@ class TaskManager:
         if taken:
             self.look_again()
         return taken
-
-    def look_again(self) -> None:
-        """List the pool again before the next task is taken."""
-        for claims in self._claims.values():
-            claims.forget()
-
-    # --- inside ---
-
-    def _is_there(self) -> bool:
-        if not self._there and self.directory.exists():
-            self.directory.complete()
-            if self._max_attempts is not None:
-                self.directory.set_max_attempts(self._max_attempts)
-            self._there = True
-        return self._there
-
-    def _insert(self, drafts: Sequence[Draft]) -> None:
-        if not self._is_there():
-            self._store.ensure()
-            self.directory.create()
-            self._is_there()
-        insert(self.directory, self._worker(), drafts)
-
-    def _encoded(self, definition: object, at: int) -> Json:
-        if not isinstance(definition, Mapping):
-            raise TaskValueError(
-                f"task {at} is a {type(definition).__name__}, and a dict is expected. Nothing was "
-                "inserted."
-            )
-        return self._values.encode(dict(definition), f"the definition of task {at}")
-
-    def _worker(self) -> Worker:
-        worker = worker_for(self.directory, self._lease)
-        if worker.on_end is None:
-            worker.on_end = lambda: _give_all_back(self.directory, worker)
-        return worker
-
-    def _claims_of(self, status: str) -> Claims:
-        # A forked child begins without what its parent has listed.
-        key = os.getpid(), status
-        claims = self._claims.get(key)
-        if claims is None:
-            claims = self._claims[key] = Claims(self.directory, status)
-        return claims
-
-    def _claim_of(self, task: Mapping[str, Any]) -> Token:
-        claim = task.claim if isinstance(task, FetchedTask) else None
-        if claim is None:
-            claim = self._worker().held.get(str(task["_id"])) if self._is_there() else None
-        if claim is None:
-            self._found(task)
-            raise LeaseLostError(str(task["_id"]), self.directory.root)
-        return claim
-
-    def _holds(self, task: Mapping[str, Any]) -> bool:
-        claim = task.claim if isinstance(task, FetchedTask) else None
-        return claim is not None and self._worker().holds(claim)
-
-    def _found(self, task: Mapping[str, Any]) -> tuple[str, Token]:
-        found = self.directory.find(str(task["_id"])) if self._is_there() else None
-        if found is None:
-            raise TaskNotFoundError(task["_id"], pool=self.task_pool)
-        return found
-
-    def _by(self, token: Token) -> dict[str, Json]:
-        claimed = self._worker().claimed_at(token)
-        return {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "worker": token.worker,
-            "attempt": token.attempts + 1,
-            "started_at": None if claimed is None else _in_words(claimed),
-            "ended_at": _in_words(time.time()),
-        }
-
-    def _reset(self, query: Mapping[str, Any], status: str | None, *, force: bool) -> int:
-        parsed = Query.parse(query)
-        if not self._is_there():
-            return 0
-        worker = self._worker()
-        tokens = [*self.books.select(parsed)]
-        owners = {token.worker for _, token in tokens if token.worker}
-        dead = self._recovery.observer.dead(owners - {worker.id}, patient=True)
-        count = 0
-        for at, token in tokens:
-            mine = token.worker == worker.id and token.id in self._fetched
-            if at == RUNNING and not (force or mine or token.worker in dead):
-                continue
-            if at == status:
-                continue
-            count += transitions.reset(self.directory, token, at, status)
-            if mine:
-                worker.drop(token)
-                self._fetched.discard(token.id)
-        return count
-
-    def _end_unreadable(self, token: Token, error: BaseException) -> None:
-        said, trace = _explained(error)
-        failure = Failure(said, trace, self._by(token))
-        with contextlib.suppress(LeaseLostError):
-            transitions.fail(self.directory, self._worker(), token, failure, final=True)
-
-
-def _give_all_back(directory: Directory, worker: Worker) -> None:
-    for token in [*worker.held.values()]:
-        with contextlib.suppress(LeaseLostError, OSError):
-            transitions.give_back(directory, worker, token)
-
-
-def _in_words(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _explained(error: BaseException | str) -> tuple[str, str]:
-    if isinstance(error, str):
-        return error, error
-    said = "".join(traceback.format_exception_only(type(error), error)).strip()
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return said.splitlines()[-1] if said else type(error).__name__, trace
-
-
-def _store(uri: str | os.PathLike[str] | None) -> Store:
-    return default_manager().store if uri is None else Store(parse_uri(uri))
-
-
-def _checked_attempts(attempts: int | None) -> int | None:
-    if attempts is None or (type(attempts) is int and 1 <= attempts <= MOST_ATTEMPTS):
-        return attempts
-    raise ConfigError(
-        f"max_attempts is {attempts!r}; expected a whole number from 1 to {MOST_ATTEMPTS}. Nothing "
-        "was changed."
-    )
-
-
-def _checked_lease(lease: float | None) -> float:
-    if lease is None:
-        return LEASE_SECONDS
-    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not lease > 0:
-        raise ConfigError(f"lease is {lease!r}; expected seconds. Nothing was changed.")
-    return float(lease)

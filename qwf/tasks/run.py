@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -45,11 +45,11 @@ class Work:
     """
 
     call: Callable[..., Any]
-    query: Mapping[str, Any] = _NONE
+    query: Mapping[str, Any] = field(default_factory=dict)
     before_status: str = WAITING
     after_status: str = DONE
     force_release: bool = False
-    kwargs: Mapping[str, Any] = _NONE
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.before_status not in ORIGINS:

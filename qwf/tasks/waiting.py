@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol
 
 from ..errors import ConfigError, PoolTimeoutError, TasksFailedError, suggest
 from ..pool.tokens import DONE, FAILED, PART_DONE, RUNNING, STATUSES, WAITING
 from ..progress import Meter
+from .books import Books
 from .queries import Query
-
-if TYPE_CHECKING:
-    from .manage import TaskManager
 
 __all__ = ["ON_FAILURE", "wait_for"]
 
@@ -27,11 +25,25 @@ _PAUSES_PER_LOOK: Final = 20
 _RECOVERY_SECONDS: Final = 1.0
 _LONELY_SECONDS: Final = 30.0
 
+
+class _Manager(Protocol):
+    """What is needed of a `TaskManager`."""
+
+    task_pool: str
+    books: Books
+
+    def task_stat(self, query: Mapping[str, Any]) -> dict[str, int]: ...
+
+    def query(self, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]: ...
+
+    def recover(self, *, every: float) -> int: ...
+
+
 _logger: Final = logging.getLogger("qwf.tasks")
 
 
 def wait_for(
-    manager: TaskManager,
+    manager: _Manager,
     query: Mapping[str, Any],
     *,
     timeout: float | None = None,
@@ -103,7 +115,7 @@ def wait_for(
             manager.recover(every=_RECOVERY_SECONDS)
 
 
-def failed(manager: TaskManager, query: Mapping[str, Any], others: str) -> TasksFailedError:
+def failed(manager: _Manager, query: Mapping[str, Any], others: str) -> TasksFailedError:
     """Return the error that names the failed tasks of a query."""
     found = manager.query({**query, "status": FAILED})
     failures = {task["_id"]: str(task["error"]) for task in found}
@@ -116,7 +128,7 @@ def _ended(counts: Mapping[str, int], undone: tuple[str, ...]) -> bool:
     return not any(counts.get(status) for status in undone)
 
 
-def _at_a_glance(manager: TaskManager, query: Query, before: Mapping[str, int]) -> dict[str, int]:
+def _at_a_glance(manager: _Manager, query: Query, before: Mapping[str, int]) -> dict[str, int]:
     """Count again what has not ended and has failed, by a listing of those directories only."""
     if query.needs_document:
         return {**before, **dict.fromkeys(STATUSES, 0), **manager.books.count(query)}
