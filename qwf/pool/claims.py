@@ -17,7 +17,9 @@ from ..errors import CorruptRecordError
 from ..storage import fsio
 from ..storage.entries import Mark, list_entries, try_move
 from .directory import Directory
+from .records import Failure
 from .tokens import RUNNING, Token, id_of, is_token, parse_token, worker_of
+from .transitions import end_attempt
 from .workers import Worker
 
 __all__ = ["ANY", "Claimed", "Claims", "Selection"]
@@ -193,9 +195,12 @@ class Claims:
         worker.take(claimed)
         try:
             data = fsio.read_bytes(f"{self._running}/{claimed.name}")
-        except OSError:
+        except OSError as error:
             worker.drop(claimed)
-            self._unsure = self._tried = True
+            self._tried = True
+            if not isinstance(error, FileNotFoundError):
+                said = f"the file of the task cannot be read: {error}"
+                end_attempt(self._directory, claimed, Failure(said, said, {}), worker.id)
             return None
         return Claimed(claimed, data)
 

@@ -124,7 +124,10 @@ def _publish(directory: Directory, written: list[_Written]) -> set[str]:
             else:
                 unlink_entry(one.private)
     except BaseException:
-        _drop([one for one in written if one not in won])
+        # An interrupt may come between a link and our noting it.
+        rest = [one for one in written if one not in won]
+        won += [one for one in rest if _has_two_names(one)]
+        _drop([one for one in rest if one not in won])
         raise
     finally:
         # Others may have been told already that these are in the pool, so they are brought there
@@ -141,6 +144,13 @@ def _finish(directory: Directory, won: list[_Written]) -> None:
         for one in won:
             then.callback(finish, directory, one.private, one.token)
         fsio.secure_names(definitions, definitions)
+
+
+def _has_two_names(one: _Written) -> bool:
+    try:
+        return fsio.count_names(Path(one.private)) > 1
+    except OSError:
+        return False
 
 
 def _drop(written: list[_Written]) -> None:

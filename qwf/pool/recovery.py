@@ -30,6 +30,7 @@ _logger: Final = logging.getLogger("qwf.pool")
 
 # The file of a dead worker is kept for those who wonder what has become of it.
 _KEEP_WORKERS_SECONDS: Final = 3600.0
+_MANY_WORKERS: Final = 20
 
 
 def split_private(name: str) -> tuple[str, str] | None:
@@ -74,6 +75,8 @@ class Recovery:
             return 0
         worker.be_seen()
         directory = self._directory
+        if self._last == float("-inf") and len(list_entries(directory.workers)) > _MANY_WORKERS:
+            self._tidy(worker)
         running = [
             token
             for name in directory.names(RUNNING)
@@ -146,8 +149,7 @@ class Recovery:
         with contextlib.suppress(FileNotFoundError):
             finish_removal(directory, name, token)
 
-    def tidy(self, worker: Worker) -> None:
-        """Remove the files of workers that have died long ago and left nothing."""
+    def _tidy(self, worker: Worker) -> None:
         directory = self._directory
         left = {worker.id, *map(worker_of, directory.names(RUNNING))}
         for place in (directory.private, directory.trash):

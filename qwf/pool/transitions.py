@@ -60,9 +60,9 @@ def commit(
         fsio.secure_names(Path(directory.results), Path(path))
         new = token.released(result=reference)
         moved = _leave_running(directory, token, new, status)
-    except BaseException:
+    except OSError:
         _drop_quietly(path)
-        raise
+        raise  # after an interrupt, unlike this, nobody knows whether the token names the result
     if not moved:
         worker.drop(token)
         _drop_quietly(path)
