@@ -299,7 +299,7 @@ def test_a_query_says_which_statuses_and_ids_it_can_match(
         ({"def.a": 1}, True, False),
         ({"$or": [{"status": "done"}, {"filter.a": {"$not": {"$gt": 1}}}]}, True, False),
         ({"res.ic": {"$gt": 0.1}}, True, True),
-        ({"error": {"$exists": True}}, True, False),
+        ({"error": {"$exists": True}}, True, True),
     ],
 )
 def test_a_query_says_what_has_to_be_read(

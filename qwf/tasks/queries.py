@@ -44,7 +44,7 @@ class Query:
     needs_document : bool
         Whether more is asked than id, status and priority, which a task's name tells.
     needs_result : bool
-        Whether the result is asked for.
+        Whether the result or the error is asked for, which lie in files of their own.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class Query:
             statuses=None if len(allowed) == len(_STATUSES) else allowed,
             ids=condition.ids(),
             needs_document=not fields <= _IN_NAME,
-            needs_result="res" in fields,
+            needs_result=not fields.isdisjoint({"res", "error"}),
             _condition=condition,
         )
 
