@@ -22,6 +22,11 @@ from .results import Values
 
 __all__ = ["Books", "FetchedTask"]
 
+_NESTED: Final = frozenset({dict, list, tuple})
+
+# Every kind of value that JSON does not know is an object with such a key.
+_ANY_KIND: Final = b'"$'
+
 # Definitions never change, so they are read once; so many are kept.
 _KEPT_DEFINITIONS: Final = 20_000
 
@@ -145,15 +150,8 @@ class Books:
         FileNotFoundError
             If it was removed.
         """
-        definition = self._values.decode(
-            self._definition(token, data), f"the definition of task {token.id}"
-        )
-        document: dict[str, Any] = {
-            "_id": token.id,
-            "def": definition,
-            "filter": _with_lists(definition),
-            "status": status,
-        }
+        definition, with_lists = self._both(token, data)
+        document = {"_id": token.id, "def": definition, "filter": with_lists, "status": status}
         priority = priority_of(token.rank)
         if priority is not None:
             document["priority"] = priority
@@ -162,6 +160,18 @@ class Books:
         if result and status == FAILED:
             document["error"] = self.last_error(token)
         return document
+
+    def _both(self, token: Token, data: bytes | None) -> tuple[Any, Any]:
+        """Return the definition, and the same with lists in place of tuples."""
+        path = f"{self._directory.definitions}/{token.id}"
+        if data is None:
+            form = self._definition(token, path)
+        elif _ANY_KIND in data:
+            form = parse_definition(data, path)
+        else:  # what JSON knows itself, and reads faster twice than anybody copies it
+            return parse_definition(data, path), parse_definition(data, path)
+        definition = self._values.decode(form, f"the definition of task {token.id}")
+        return definition, _with_lists(definition)
 
     @staticmethod
     def outline(status: str, token: Token) -> dict[str, Any]:
@@ -198,11 +208,10 @@ class Books:
         found = self.failures(token)
         return str(found[-1]["error"]) if found else "unknown: its file is not there"
 
-    def _definition(self, token: Token, data: bytes | None) -> Json:
+    def _definition(self, token: Token, path: str) -> Json:
         form = self._definitions.get(token.id)
         if form is None:
-            path = f"{self._directory.definitions}/{token.id}"
-            form = parse_definition(fsio.read_bytes(path) if data is None else data, path)
+            form = parse_definition(fsio.read_bytes(path), path)
             if len(self._definitions) >= _KEPT_DEFINITIONS:
                 self._definitions.clear()
             self._definitions[token.id] = form
@@ -210,8 +219,10 @@ class Books:
 
 
 def _with_lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_lists(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_with_lists(item) for item in value]
+    if type(value) is dict:
+        return {
+            key: _with_lists(item) if type(item) in _NESTED else item for key, item in value.items()
+        }
+    if type(value) in _NESTED:
+        return [_with_lists(item) if type(item) in _NESTED else item for item in value]
     return value
