@@ -34,7 +34,7 @@ class Meter:
     >>> with Meter(20, "train e") as meter:
     ...     meter.count()
     ...     meter.count(failed=True)
-    ...     str(meter).rpartition(",")[0]
+    ...     str(meter).rsplit(",", 2)[0]
     'train e: 1 of 20 done, 1 failed'
     """
 
@@ -59,7 +59,8 @@ class Meter:
 
     def __str__(self) -> str:
         left = self.seconds_left
-        about = "" if left is None else f", about {_in_words(left)} left"
+        about = "" if left is None else f", {_rate(self.seconds, self.ended)}"
+        about += "" if left is None else f", about {_in_words(left)} left"
         return f"{self.what}: {self._counts()}{about}"
 
     def count(self, *, failed: bool = False) -> None:
@@ -84,8 +85,12 @@ class Meter:
     @property
     def seconds_left(self) -> float | None:
         """How long the rest takes at the rate so far; None while there is no rate."""
-        ended = self.done + self.failed
-        return None if ended == 0 else self.seconds / ended * (self.total - ended)
+        return None if self.ended == 0 else self.seconds / self.ended * (self.total - self.ended)
+
+    @property
+    def ended(self) -> int:
+        """How many have ended, well or not."""
+        return self.done + self.failed
 
     def _counts(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
@@ -102,6 +107,15 @@ def _bar(total: int, what: str) -> Any:
     kind = type("Bar", (tqdm,), {"monitor_interval": 0})
     bar = kind(total=total, desc=what, disable=None)  # None: disabled where there is no terminal
     return None if bar.disable else bar
+
+
+def _rate(seconds: float, number: int) -> str:
+    """Return how many there are in a unit of time in which there is more than one."""
+    per_second = number / max(seconds, 1e-9)
+    for unit, length in (("s", 1), ("min", 60), ("h", 3600)):
+        if per_second * length >= 1:
+            return f"{per_second * length:.3g} per {unit}"
+    return f"{per_second * 86400:.2g} per day"
 
 
 def _in_words(seconds: float) -> str:

@@ -41,7 +41,7 @@ def test_a_line_tells_what_is_done_and_failed_and_when_the_rest_will_be(
             clock.now += 15
             meter.count(failed=failed)
     # 4 in a minute, 16 left
-    assert log.messages[3] == "train e: 3 of 20 done, 1 failed, about 4 min left"
+    assert log.messages[3] == "train e: 3 of 20 done, 1 failed, 4 per min, about 4 min left"
     assert log.messages[-1] == "train e: 3 of 20 done, 1 failed after 60 s"
     assert {(line.name, line.levelname) for line in log.records} == {("qwf.progress", "INFO")}
 
@@ -84,23 +84,26 @@ def test_before_anything_has_ended_there_is_no_estimate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds_each", "words"),
+    ("seconds_each", "rate", "words"),
     [
-        (4, "36 s"),
-        (10, "90 s"),
-        (20, "3 min"),
-        (20 * 60, "3 h 0 min"),
-        (25 * 60, "3 h 45 min"),
-        (86400, "9 d 0 h"),
-        (90000, "9 d 9 h"),
+        (0.25, "4 per s", "2 s"),
+        (4, "15 per min", "36 s"),
+        (10, "6 per min", "90 s"),
+        (20, "3 per min", "3 min"),
+        (20 * 60, "3 per h", "3 h 0 min"),
+        (25 * 60, "2.4 per h", "3 h 45 min"),
+        (86400, "1 per day", "9 d 0 h"),
+        (90000, "0.96 per day", "9 d 9 h"),
     ],
 )
-def test_the_time_left_is_said_in_words(seconds_each: float, words: str) -> None:
+def test_the_rate_and_the_time_left_are_said_in_words(
+    seconds_each: float, rate: str, words: str
+) -> None:
     clock = Clock()
     meter = Meter(10, "train e", clock=clock)
     clock.now += seconds_each
     meter.count()
-    assert str(meter) == f"train e: 1 of 10 done, about {words} left"
+    assert str(meter) == f"train e: 1 of 10 done, {rate}, about {words} left"
 
 
 class Bar:
