@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,34 @@ def test_reading_survives_a_stale_handle(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_bytes(b"x")
     monkeypatch.setattr(fsio, "os", FailingOs("open", errno.ESTALE, times=2))
     assert fsio.read_bytes(path) == b"x"
+
+
+@pytest.mark.parametrize("read", [fsio.read_bytes, fsio.modified_at])
+def test_a_file_that_stays_stale_until_its_directory_is_opened_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    """What a client of NFS 4 does when another node has replaced the file a moment ago."""
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    expected = read(path)
+    looked_up_again = False
+
+    class Promised:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def open(self, opened: Path, flags: int) -> int:
+            nonlocal looked_up_again
+            looked_up_again |= opened == tmp_path
+            return os.open(opened, flags)
+
+        def fstat(self, descriptor: int) -> os.stat_result:
+            if not looked_up_again:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return os.fstat(descriptor)
+
+    monkeypatch.setattr(fsio, "os", Promised())
+    assert read(path) == expected
 
 
 def test_a_filesystem_without_fsync_of_directories_is_accepted(

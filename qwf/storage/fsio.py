@@ -485,10 +485,10 @@ def read_bytes(path: Path | str) -> bytes:
 
     Notes
     -----
-    On network filesystems a file that another node replaces may fail once with ESTALE; the name
-    is then looked up again.
+    On network filesystems a file that another node replaces may fail with ESTALE; the name is then
+    looked up again.
     """
-    return _retry_stale(lambda: _read_once(path))
+    return _retry_stale(path, lambda: _read_once(path))
 
 
 def _read_once(path: Path | str) -> bytes:
@@ -517,13 +517,13 @@ def read_range(path: Path, start: int, size: int) -> bytes:
         finally:
             os.close(descriptor)
 
-    return _retry_stale(read)
+    return _retry_stale(path, read)
 
 
 def list_names(path: Path) -> list[str]:
     """Return the names in a directory, unsorted, without temporary ones; none if it is missing."""
     try:
-        names = _retry_stale(lambda: os.listdir(path))
+        names = _retry_stale(path, lambda: os.listdir(path))
     except FileNotFoundError:
         return []
     return [name for name in names if not is_temporary(name)]
@@ -563,12 +563,15 @@ def renew_time(path: Path) -> None:
 
 
 def _asked(path: Path) -> os.stat_result:
-    # `stat` may answer from the client's cache for seconds; `fstat` after `open` asks the server.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
+    def ask() -> os.stat_result:
+        # `stat` may answer from the client's cache for seconds; `fstat` after `open` asks.
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    return _retry_stale(path, ask)
 
 
 def server_time(near: Path) -> float:
@@ -583,11 +586,19 @@ def server_time(near: Path) -> float:
         drop_private(probe)
 
 
-def _retry_stale(call: Callable[[], _T]) -> _T:
+def _retry_stale(path: Path, call: Callable[[], _T]) -> _T:
     for _ in range(_READ_ATTEMPTS - 1):
         try:
             return call()
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
+            # A client of NFS 4 that was promised to be told of changes keeps opening the file that
+            # was replaced, however often: opening the directory makes it look the name up again.
+            _open_directory(path.parent)
     return call()
+
+
+def _open_directory(path: Path) -> None:
+    with contextlib.suppress(OSError):  # whatever is wrong, what is tried next tells it better
+        os.close(os.open(path, os.O_RDONLY))
