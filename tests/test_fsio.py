@@ -132,6 +132,61 @@ def test_a_link_that_happened_although_the_server_reports_eexist_counts(
     assert fsio.create_exclusive(temporary, path)
 
 
+def test_a_replacement_that_happened_although_the_server_reports_enoent_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What NFS 3 answers to a rename when its first answer was lost."""
+    monkeypatch.setattr(fsio, "os", FailingOs("replace", errno.ENOENT, after=True))
+    fsio.write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_replacement_that_did_not_happen_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(fsio, "os", FailingOs("replace", errno.ENOENT))
+    with pytest.raises(FileNotFoundError):
+        fsio.write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_directory_that_was_published_although_the_server_reports_enoent_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsio, "os", FailingOs("rename", errno.ENOENT, after=True))
+    assert fsio.publish_directory(tmp_path / "d", {"f": b"1"})
+    assert (tmp_path / "d" / "f").read_bytes() == b"1"
+    assert names(tmp_path) == ["d"]
+
+
+def test_a_listing_is_asked_of_the_server_after_the_directory_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of NFS 3 keeps a listing until it sees another time of the directory."""
+
+    class Keeping:
+        kept = ["old"]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def utime(self, path: Path) -> None:
+            os.utime(path)
+            self.kept = os.listdir(path)
+
+        def listdir(self, path: Path) -> list[str]:
+            return self.kept
+
+    (tmp_path / "new").touch()
+    monkeypatch.setattr(fsio, "os", Keeping())
+    assert fsio.list_fresh(tmp_path) == ["new"]
+    tmp_path.chmod(0o500)
+    assert fsio.list_fresh(tmp_path) == ["new"], "also where only reading is allowed"
+
+
 def test_a_directory_is_published_with_its_files_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "fsync_directory",
     "is_same_file",
     "is_temporary",
+    "list_fresh",
     "list_names",
     "make_directories",
     "make_private",
@@ -201,12 +202,25 @@ def replace_with(temporary: Path, path: Path, *, durable: bool = True) -> None:
     """
     with writing(path):
         try:
-            os.replace(temporary, path)
+            _rename_private(os.replace, temporary, path)
         except BaseException:
             drop_private(temporary)
             raise
         if durable:
             fsync_directory(path.parent)
+
+
+def _rename_private(rename: Callable[[Path, Path], None], private: Path, path: Path) -> None:
+    """Rename what only this process gives names to, if it has a private name.
+
+    On NFS 3, when the reply of the server was lost, a rename that has happened is said to have
+    found nothing. Nobody else takes a private name away while it is new.
+    """
+    try:
+        rename(private, path)
+    except FileNotFoundError:
+        if not is_temporary(private.name) or private.name in list_fresh(private.parent):
+            raise
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -347,7 +361,7 @@ def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
                 write_new(temporary / name, data, durable=True)
             secure_names(temporary, path)
             try:
-                os.rename(temporary, path)
+                _rename_private(os.rename, temporary, path)
                 created = True
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
@@ -529,6 +543,26 @@ def list_names(path: Path) -> list[str]:
     return [name for name in names if not is_temporary(name)]
 
 
+def list_fresh(path: str | Path) -> list[str]:
+    """Return all names in a directory as they are on the file server now, unsorted.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is missing.
+
+    Notes
+    -----
+    A client of NFS 3 knows by the directory's time alone that a listing it has kept is old. One
+    that was taken between two changes within a tick of the server's clock, some milliseconds,
+    stays as it is until the next change, be that tomorrow. A client that sets the time itself
+    forgets what it has kept. Where that is not allowed the listing may be such an old one.
+    """
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return os.listdir(path)
+
+
 def exists(path: Path) -> bool:
     """Whether there is an entry of this name, be it a broken link.
 
@@ -586,7 +620,7 @@ def server_time(near: Path) -> float:
         drop_private(probe)
 
 
-def _retry_stale(path: Path, call: Callable[[], _T]) -> _T:
+def _retry_stale(path: str | Path, call: Callable[[], _T]) -> _T:
     for _ in range(_READ_ATTEMPTS - 1):
         try:
             return call()
@@ -595,7 +629,7 @@ def _retry_stale(path: Path, call: Callable[[], _T]) -> _T:
                 raise
             # A client of NFS 4 that was promised to be told of changes keeps opening the file that
             # was replaced, however often: opening the directory makes it look the name up again.
-            _open_directory(path.parent)
+            _open_directory(Path(path).parent)
     return call()
 
 
