@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all oldest lint format type bench bench-peers wheel clean
+.PHONY: help demo test test-all test-nfs oldest lint format type bench bench-peers wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ test: $(VENV)/.dev ## run the tests
 
 test-all: $(VENV)/.dev ## run the tests with many more generated examples
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --numprocesses=2 --timeout=600
+
+# 77 says that nothing was tested, because this machine cannot; the one line that is printed says why.
+test-nfs: $(VENV)/.dev ## run the pool on a real NFS server with two nodes, in a kernel of its own
+	@$(BIN)/python -m tests.nfs.run || test $$? -eq 77
 
 oldest: ## run the tests with the oldest supported versions of the dependencies
 	@$(PYTHON) -m venv $(VENV)-oldest
@@ -61,4 +65,4 @@ wheel: $(VENV)/.dev ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir dist .
 
 clean: ## remove everything that the targets have made
-	@rm -rf $(VENV) $(VENV)-oldest $(VENV)-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-oldest $(VENV)-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .nfs

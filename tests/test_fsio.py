@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,61 @@ def test_a_link_that_happened_although_the_server_reports_eexist_counts(
     assert fsio.create_exclusive(temporary, path)
 
 
+def test_a_replacement_that_happened_although_the_server_reports_enoent_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What NFS 3 answers to a rename when its first answer was lost."""
+    monkeypatch.setattr(fsio, "os", FailingOs("replace", errno.ENOENT, after=True))
+    fsio.write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_replacement_that_did_not_happen_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(fsio, "os", FailingOs("replace", errno.ENOENT))
+    with pytest.raises(FileNotFoundError):
+        fsio.write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_directory_that_was_published_although_the_server_reports_enoent_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsio, "os", FailingOs("rename", errno.ENOENT, after=True))
+    assert fsio.publish_directory(tmp_path / "d", {"f": b"1"})
+    assert (tmp_path / "d" / "f").read_bytes() == b"1"
+    assert names(tmp_path) == ["d"]
+
+
+def test_a_listing_is_asked_of_the_server_after_the_directory_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of NFS 3 keeps a listing until it sees another time of the directory."""
+
+    class Keeping:
+        kept = ["old"]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def utime(self, path: Path) -> None:
+            os.utime(path)
+            self.kept = os.listdir(path)
+
+        def listdir(self, path: Path) -> list[str]:
+            return self.kept
+
+    (tmp_path / "new").touch()
+    monkeypatch.setattr(fsio, "os", Keeping())
+    assert fsio.list_fresh(tmp_path) == ["new"]
+    tmp_path.chmod(0o500)
+    assert fsio.list_fresh(tmp_path) == ["new"], "also where only reading is allowed"
+
+
 def test_a_directory_is_published_with_its_files_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +204,34 @@ def test_reading_survives_a_stale_handle(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_bytes(b"x")
     monkeypatch.setattr(fsio, "os", FailingOs("open", errno.ESTALE, times=2))
     assert fsio.read_bytes(path) == b"x"
+
+
+@pytest.mark.parametrize("read", [fsio.read_bytes, fsio.modified_at])
+def test_a_file_that_stays_stale_until_its_directory_is_opened_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    """What a client of NFS 4 does when another node has replaced the file a moment ago."""
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    expected = read(path)
+    looked_up_again = False
+
+    class Promised:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def open(self, opened: Path, flags: int) -> int:
+            nonlocal looked_up_again
+            looked_up_again |= opened == tmp_path
+            return os.open(opened, flags)
+
+        def fstat(self, descriptor: int) -> os.stat_result:
+            if not looked_up_again:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return os.fstat(descriptor)
+
+    monkeypatch.setattr(fsio, "os", Promised())
+    assert read(path) == expected
 
 
 def test_a_filesystem_without_fsync_of_directories_is_accepted(

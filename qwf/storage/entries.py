@@ -46,7 +46,9 @@ Mark = tuple[int, int]
 
 
 def list_entries(directory: str) -> list[str]:
-    """Return all names in a directory, unsorted.
+    """Return all names in a directory, unsorted, as they are on the file server now.
+
+    What is not in the list is not there: see `fsio.list_fresh`.
 
     Raises
     ------
@@ -55,11 +57,11 @@ def list_entries(directory: str) -> list[str]:
     """
     for _ in range(_ATTEMPTS - 1):
         try:
-            return fsio.system().listdir(directory)  # type: ignore[no-any-return]
+            return fsio.list_fresh(directory)
         except OSError as error:
             if error.errno not in AMBIGUOUS:
                 raise
-    return fsio.system().listdir(directory)  # type: ignore[no-any-return]
+    return fsio.list_fresh(directory)
 
 
 def try_move(source: str, target: str) -> bool:

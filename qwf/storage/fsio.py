@@ -33,6 +33,7 @@ __all__ = [
     "fsync_directory",
     "is_same_file",
     "is_temporary",
+    "list_fresh",
     "list_names",
     "make_directories",
     "make_private",
@@ -201,12 +202,25 @@ def replace_with(temporary: Path, path: Path, *, durable: bool = True) -> None:
     """
     with writing(path):
         try:
-            os.replace(temporary, path)
+            _rename_private(os.replace, temporary, path)
         except BaseException:
             drop_private(temporary)
             raise
         if durable:
             fsync_directory(path.parent)
+
+
+def _rename_private(rename: Callable[[Path, Path], None], private: Path, path: Path) -> None:
+    """Rename what only this process gives names to, if it has a private name.
+
+    On NFS 3, when the reply of the server was lost, a rename that has happened is said to have
+    found nothing. Nobody else takes a private name away while it is new.
+    """
+    try:
+        rename(private, path)
+    except FileNotFoundError:
+        if not is_temporary(private.name) or private.name in list_fresh(private.parent):
+            raise
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -347,7 +361,7 @@ def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
                 write_new(temporary / name, data, durable=True)
             secure_names(temporary, path)
             try:
-                os.rename(temporary, path)
+                _rename_private(os.rename, temporary, path)
                 created = True
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
@@ -485,10 +499,10 @@ def read_bytes(path: Path | str) -> bytes:
 
     Notes
     -----
-    On network filesystems a file that another node replaces may fail once with ESTALE; the name
-    is then looked up again.
+    On network filesystems a file that another node replaces may fail with ESTALE; the name is then
+    looked up again.
     """
-    return _retry_stale(lambda: _read_once(path))
+    return _retry_stale(path, lambda: _read_once(path))
 
 
 def _read_once(path: Path | str) -> bytes:
@@ -517,16 +531,36 @@ def read_range(path: Path, start: int, size: int) -> bytes:
         finally:
             os.close(descriptor)
 
-    return _retry_stale(read)
+    return _retry_stale(path, read)
 
 
 def list_names(path: Path) -> list[str]:
     """Return the names in a directory, unsorted, without temporary ones; none if it is missing."""
     try:
-        names = _retry_stale(lambda: os.listdir(path))
+        names = _retry_stale(path, lambda: os.listdir(path))
     except FileNotFoundError:
         return []
     return [name for name in names if not is_temporary(name)]
+
+
+def list_fresh(path: str | Path) -> list[str]:
+    """Return all names in a directory as they are on the file server now, unsorted.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is missing.
+
+    Notes
+    -----
+    A client of NFS 3 knows by the directory's time alone that a listing it has kept is old. One
+    that was taken between two changes within a tick of the server's clock, some milliseconds,
+    stays as it is until the next change, be that tomorrow. A client that sets the time itself
+    forgets what it has kept. Where that is not allowed the listing may be such an old one.
+    """
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return os.listdir(path)
 
 
 def exists(path: Path) -> bool:
@@ -563,12 +597,15 @@ def renew_time(path: Path) -> None:
 
 
 def _asked(path: Path) -> os.stat_result:
-    # `stat` may answer from the client's cache for seconds; `fstat` after `open` asks the server.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
+    def ask() -> os.stat_result:
+        # `stat` may answer from the client's cache for seconds; `fstat` after `open` asks.
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    return _retry_stale(path, ask)
 
 
 def server_time(near: Path) -> float:
@@ -583,11 +620,19 @@ def server_time(near: Path) -> float:
         drop_private(probe)
 
 
-def _retry_stale(call: Callable[[], _T]) -> _T:
+def _retry_stale(path: str | Path, call: Callable[[], _T]) -> _T:
     for _ in range(_READ_ATTEMPTS - 1):
         try:
             return call()
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
+            # A client of NFS 4 that was promised to be told of changes keeps opening the file that
+            # was replaced, however often: opening the directory makes it look the name up again.
+            _open_directory(Path(path).parent)
     return call()
+
+
+def _open_directory(path: Path) -> None:
+    with contextlib.suppress(OSError):  # whatever is wrong, what is tried next tells it better
+        os.close(os.open(path, os.O_RDONLY))

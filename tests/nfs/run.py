@@ -1,0 +1,165 @@
+"""Boot the guest and print what it found: ``python -m tests.nfs.run`` in the project's directory.
+
+Exit codes: 0 all is well; 1 a test failed or the guest did not end in time; 77 nothing was tested,
+because this machine lacks something, which is told in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import guest, packages, summary
+from .refusal import CannotRunError
+
+__all__ = ["main"]
+
+PROJECT = Path(__file__).resolve().parents[2]
+CACHE = PROJECT / ".nfs"
+
+NOT_RUN = 77
+
+SECONDS = 150
+
+_DISK_BYTES = 512 << 20
+
+
+def main() -> int:
+    """Prepare, boot, print; return the exit code."""
+    began = time.monotonic()
+    try:
+        check_machine(platform.system(), platform.machine())
+        check_places([PROJECT, Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix)])
+        root = packages.prepare(CACHE)
+        results = _fresh_results()
+        in_time = _boot(root, results)
+    except CannotRunError as error:
+        print(f"NFS tests not run: {error}")
+        return NOT_RUN
+    print(f"the guest ran until {time.monotonic() - began:.0f} s after the start")
+    return _verdict(results, in_time)
+
+
+def check_machine(system: str, machine: str) -> None:
+    """Refuse where the packages' programs cannot run."""
+    if (system, machine) != ("Linux", "x86_64"):
+        raise CannotRunError(
+            f"User-Mode-Linux needs Linux on x86-64, and this is {system} {machine}"
+        )
+
+
+def check_places(needed: Sequence[Path]) -> None:
+    """Refuse if the guest could not see what it needs of the host for its own directories."""
+    for path in needed:
+        for covered in guest.SHADOWED:
+            if path.resolve().is_relative_to(covered):
+                raise CannotRunError(
+                    f"the guest covers {covered} of this machine, and needs {path}"
+                )
+
+
+def _fresh_results() -> Path:
+    results = CACHE / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir()
+    return results
+
+
+def _boot(root: Path, results: Path) -> bool:
+    """Run the guest to its end; return whether it ended by itself."""
+    disk = CACHE / "disk"
+    _make_disk(disk, root)
+    linux = packages.find_program("linux.uml", root)
+    if linux is None:
+        raise CannotRunError("the package user-mode-linux has no program linux.uml")
+    command = [
+        *(str(linux), "mem=1G", f"ubd0={disk}", "root=/dev/root", "rootfstype=hostfs"),
+        *("rootflags=/", "ro", f"init={_first_program(root, results)}", f"uml_dir={CACHE}/uml"),
+        *("con=null", "con0=null,fd:1", "quiet"),
+    ]
+    console = CACHE / "console"
+    with console.open("wb") as output:
+        kernel = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            kernel.wait(SECONDS)
+            in_time = True
+        except subprocess.TimeoutExpired:
+            in_time = False
+        finally:
+            _end(kernel)
+    if in_time and not (results / guest.LOG).exists():
+        told = console.read_text(errors="replace").split("\n")
+        last = [line.strip() for line in told if line.strip()] or ["it told nothing"]
+        raise CannotRunError(f"User-Mode-Linux does not start on this machine: {last[-1]}")
+    return in_time
+
+
+def _end(kernel: subprocess.Popen[bytes]) -> None:
+    # Its processes are processes of the host, all in the session that was started for it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(kernel.pid, signal.SIGKILL)
+    kernel.wait()
+
+
+def _make_disk(disk: Path, root: Path) -> None:
+    program = packages.find_program("mkfs.ext4", root)
+    if program is None:
+        raise CannotRunError("mkfs.ext4 (package e2fsprogs) is missing, which makes the disk")
+    disk.unlink(missing_ok=True)
+    with disk.open("wb") as file:
+        file.truncate(_DISK_BYTES)
+    subprocess.run([program, "-q", "-F", disk], check=True)
+
+
+def _first_program(root: Path, results: Path) -> Path:
+    # The kernel's command line is too short for paths, and passes on no environment.
+    program = CACHE / "init"
+    call = shlex.join([sys.executable, "-B", "-m", "tests.nfs.guest", str(root), str(results)])
+    program.write_text(
+        "#!/bin/sh\n"
+        "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/\n"
+        f"cd {shlex.quote(str(PROJECT))} && exec {call}\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+def _verdict(results: Path, in_time: bool) -> int:
+    log = (
+        (results / guest.LOG).read_text(errors="replace") if (results / guest.LOG).exists() else ""
+    )
+    if not in_time:
+        print(f"{log}\nFAILED: the guest did not end within {SECONDS} s; its log is above")
+        return 1
+    answer = results / guest.ANSWER
+    if not answer.exists():
+        print(f"{log}\nFAILED: the guest ended without a result; its log is above")
+        return 1
+    found = json.loads(answer.read_text())
+    print(summary.table(found))
+    failures = summary.failures(found)
+    if failures:
+        print(log)
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
