@@ -201,12 +201,35 @@ def replace_with(temporary: Path, path: Path, *, durable: bool = True) -> None:
     """
     with writing(path):
         try:
-            os.replace(temporary, path)
+            _rename(os.replace, temporary, path)
         except BaseException:
             drop_private(temporary)
             raise
         if durable:
             fsync_directory(path.parent)
+
+
+def _rename(call: Callable[[Path, Path], None], source: Path, target: Path) -> None:
+    """Rename by a function of `os`, and believe what is there, not what is said.
+
+    When the reply to a rename is lost, an NFS 3 client asks again, and hears that nothing is there
+    to be renamed.
+    """
+    moved = os.lstat(source)
+    try:
+        call(source, target)
+    except OSError:
+        if not _is_at(target, moved):
+            raise
+
+
+def _is_at(path: Path, entry: os.stat_result) -> bool:
+    try:
+        # Where a name was missing, an NFS client believes that it is until its directory is opened.
+        os.close(os.open(path.parent, os.O_RDONLY))
+        return os.path.samestat(os.lstat(path), entry)
+    except OSError:
+        return False
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -250,16 +273,19 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
     Notes
     -----
     Uses ``link``, which never replaces; on NFS a lost reply makes a successful ``link`` report
-    EEXIST, so the inode decides. *Readers* see nothing or the whole file. The file counts as
-    changed now, however long ago it was written.
+    EEXIST or another error, so the inode decides. *Readers* see nothing or the whole file. The
+    file counts as changed now, however long ago it was written.
     """
     with writing(path):
         try:
             os.utime(temporary)
             os.link(temporary, path)
-        except FileExistsError:
-            if not is_same_file(temporary, path):
-                return False
+        except OSError as error:
+            if not _is_at(path, os.lstat(temporary)):
+                if isinstance(error, FileExistsError):
+                    return False
+                drop_private(temporary)
+                raise
         except BaseException:
             drop_private(temporary)
             raise
@@ -347,7 +373,7 @@ def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
                 write_new(temporary / name, data, durable=True)
             secure_names(temporary, path)
             try:
-                os.rename(temporary, path)
+                _rename(os.rename, temporary, path)
                 created = True
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
@@ -374,7 +400,7 @@ def move(source: Path, target: Path) -> None:
     with writing(source):
         if os.path.lexists(target):
             raise WriteError(target, FileExistsError(errno.EEXIST, "the name is taken"))
-        os.rename(source, target)
+        _rename(os.rename, source, target)
         fsync_directory(target.parent)
         if source.parent != target.parent:
             fsync_directory(source.parent)
@@ -384,7 +410,7 @@ def make_private(path: Path) -> Path:
     """Rename an entry to a private name, which the check of a store sets aside when it is old."""
     private = _temporary_beside(path)
     with writing(path):
-        os.rename(path, private)
+        _rename(os.rename, path, private)
     return private
 
 
