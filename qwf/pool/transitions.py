@@ -55,7 +55,7 @@ def commit(
         raise TaskStatusError(status, (DONE, PART_DONE), "a result cannot be committed as")
     reference = f"{token.epoch:06x}{worker.id}"
     path = result_path(directory, token, reference)
-    fsio.write_new(Path(path), encode_result(token.id, result), durable=True)
+    fsio.write_new(Path(path), encode_result(token.id, result))
     try:
         fsio.secure_names(Path(directory.results), Path(path))
         new = token.released(result=reference)
@@ -127,7 +127,7 @@ def end_attempt(
     status = FAILED if over else token.status or WAITING
     path = failure_path(directory, token, writer)
     with contextlib.suppress(WriteError):  # a full disk must not keep the task from ending
-        fsio.write_new(Path(path), encode_failure(token.id, failure), durable=True)
+        fsio.write_new(Path(path), encode_failure(token.id, failure))
     if not _leave_running(directory, token, token.released(attempts=attempts), status):
         _drop_quietly(path)
         return None

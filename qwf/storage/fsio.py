@@ -163,12 +163,23 @@ def write_temporary(path: Path, data: bytes, *, durable: bool = True) -> Path:
     """
     temporary = _temporary_beside(path)
     with writing(path):
-        write_new(temporary, data, durable=durable)
+        _write_new(temporary, data, durable=durable)
     return temporary
 
 
-def write_new(path: Path, data: bytes, *, durable: bool) -> None:
-    """Create a file of which the name is free; if that fails, nothing of it is left."""
+def write_new(path: Path, data: bytes) -> None:
+    """Create a file of which the name is free; its content is durable when this returns.
+
+    Raises
+    ------
+    WriteError
+        If the system refuses; nothing of the file is left.
+    """
+    with writing(path):
+        _write_new(path, data, durable=True)
+
+
+def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
     # 0o666 less the umask: files of a shared store stay readable for the group.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -370,7 +381,7 @@ def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
         os.mkdir(temporary)
         try:
             for name, data in files.items():
-                write_new(temporary / name, data, durable=True)
+                _write_new(temporary / name, data, durable=True)
             secure_names(temporary, path)
             try:
                 _rename(os.rename, temporary, path)
