@@ -7,12 +7,13 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from qwf.errors import WriteError, WriteRefusedError
-from qwf.storage import fsio
+from qwf.storage import fsio, trees
+from qwf.testing.faults import Fault, LateNames, faulty
 
 
 class FailingOs:
@@ -103,7 +104,7 @@ def test_the_group_of_a_setgid_directory_is_inherited(tmp_path: Path) -> None:
         pytest.skip("only root may give a directory to another group")
     os.chown(tmp_path, -1, 12345)
     os.chmod(tmp_path, 0o2775)
-    fsio.publish_directory(tmp_path / "d", {"f": b"x"})
+    trees.publish_directory(tmp_path / "d", {"f": b"x"})
     fsio.write_atomic(tmp_path / "d" / "g", b"x")
     assert (tmp_path / "d" / "f").stat().st_gid == 12345
     assert (tmp_path / "d" / "g").stat().st_gid == 12345
@@ -157,7 +158,7 @@ def test_a_directory_that_was_published_although_the_server_reports_enoent_count
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fsio, "os", FailingOs("rename", errno.ENOENT, after=True))
-    assert fsio.publish_directory(tmp_path / "d", {"f": b"1"})
+    assert trees.publish_directory(tmp_path / "d", {"f": b"1"})
     assert (tmp_path / "d" / "f").read_bytes() == b"1"
     assert names(tmp_path) == ["d"]
 
@@ -168,7 +169,7 @@ def test_a_listing_is_asked_of_the_server_after_the_directory_was_touched(
     """A client of NFS 3 keeps a listing until it sees another time of the directory."""
 
     class Keeping:
-        kept = ["old"]
+        kept: ClassVar = ["old"]
 
         def __getattr__(self, name: str) -> Any:
             return getattr(os, name)
@@ -187,15 +188,50 @@ def test_a_listing_is_asked_of_the_server_after_the_directory_was_touched(
     assert fsio.list_fresh(tmp_path) == ["new"], "also where only reading is allowed"
 
 
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_names_that_were_given_although_the_server_reports_an_error_count(
+    code: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    rules = [Fault(kind, error=code, after=True) for kind in ("rename", "link")]
+    with faulty(*rules, LateNames()):
+        assert not fsio.exists(path)
+        fsio.write_atomic(path, b"one")
+        fsio.write_atomic(path, b"two")
+        assert trees.publish_directory(tmp_path / "d", {"f": b"1"})
+        assert not fsio.exists(tmp_path / "b")
+        fsio.move(path, tmp_path / "b")
+        assert fsio.make_private(tmp_path / "b").read_bytes() == b"two"
+        assert fsio.create_whole(tmp_path / "c", b"three")
+    assert [name for name in names(tmp_path) if name[0] != "."] == ["c", "d"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EIO])
+def test_names_that_were_not_given_are_not_believed_to_be(code: int, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    fsio.write_atomic(path, b"one")
+    with faulty(Fault("rename", error=code), Fault("link", error=code)):
+        with pytest.raises(OSError, match="a"):
+            fsio.write_atomic(path, b"two")
+        with pytest.raises(OSError, match="d"):
+            trees.publish_directory(tmp_path / "d", {"f": b"1"})
+        with pytest.raises(OSError, match="b"):
+            fsio.create_whole(tmp_path / "b", b"three")
+        with pytest.raises(OSError, match="a"):
+            fsio.move(path, tmp_path / "b")
+    assert path.read_bytes() == b"one"
+    assert names(tmp_path) == ["a"]
+
+
 def test_a_directory_is_published_with_its_files_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fsio.publish_directory(tmp_path / "d", {"f": b"1"})
-    assert not fsio.publish_directory(tmp_path / "d", {"f": b"2"})
+    assert trees.publish_directory(tmp_path / "d", {"f": b"1"})
+    assert not trees.publish_directory(tmp_path / "d", {"f": b"2"})
     assert (tmp_path / "d" / "f").read_bytes() == b"1"
     monkeypatch.setattr(fsio, "os", FailingOs("fsync", errno.ENOSPC))
     with pytest.raises(WriteError):
-        fsio.publish_directory(tmp_path / "e", {"f": b"1"})
+        trees.publish_directory(tmp_path / "e", {"f": b"1"})
     assert names(tmp_path) == ["d"]
 
 
@@ -256,7 +292,7 @@ def test_removing_a_tree_does_not_follow_links(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "link").symlink_to(outside)
-    fsio.remove_tree(tree)
+    trees.remove_tree(tree)
     assert names(outside) == ["precious"]
     assert not tree.exists()
 

@@ -55,7 +55,7 @@ def commit(
         raise TaskStatusError(status, (DONE, PART_DONE), "a result cannot be committed as")
     reference = f"{token.epoch:06x}{worker.id}"
     path = result_path(directory, token, reference)
-    _write(path, encode_result(token.id, result))
+    fsio.write_new(Path(path), encode_result(token.id, result))
     try:
         fsio.secure_names(Path(directory.results), Path(path))
         new = token.released(result=reference)
@@ -127,7 +127,7 @@ def end_attempt(
     status = FAILED if over else token.status or WAITING
     path = failure_path(directory, token, writer)
     with contextlib.suppress(WriteError):  # a full disk must not keep the task from ending
-        _write(path, encode_failure(token.id, failure))
+        fsio.write_new(Path(path), encode_failure(token.id, failure))
     if not _leave_running(directory, token, token.released(attempts=attempts), status):
         _drop_quietly(path)
         return None
@@ -155,11 +155,6 @@ def _same_attempt(directory: Directory, token: Token) -> Token | None:
             if other is not None and other._replace(rank=token.rank) == token:
                 return other
     return None
-
-
-def _write(path: str, data: bytes) -> None:
-    with fsio.writing(Path(path)):
-        fsio.write_new(Path(path), data, durable=True)
 
 
 def _drop_quietly(path: str) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Final, TypeVar
@@ -23,7 +22,6 @@ from ..errors import NotDurableError, WriteError, WriteRefusedError
 
 __all__ = [
     "TEMPORARY_PREFIX",
-    "copy_whole",
     "count_names",
     "create_exclusive",
     "create_mark",
@@ -41,14 +39,13 @@ __all__ = [
     "move",
     "moved_at",
     "permissions",
-    "publish_directory",
+    "private_beside",
     "read_bytes",
     "read_chunks",
     "read_range",
     "refusal",
-    "remove_empty_directories",
     "remove_file",
-    "remove_tree",
+    "rename",
     "renew_time",
     "replace_with",
     "secure_names",
@@ -84,7 +81,8 @@ def is_temporary(name: str) -> bool:
     return name.startswith(TEMPORARY_PREFIX)
 
 
-def _temporary_beside(path: Path) -> Path:
+def private_beside(path: Path) -> Path:
+    """Return a private name in the directory of a path, never given before."""
     # Host, pid and time make the name unique on a shared mount; `open` with O_EXCL proves it.
     host = socket.gethostname().partition(".")[0][:32]
     token = f"{host}-{os.getpid()}-{time.time_ns():x}-{next(_counter)}"
@@ -162,14 +160,25 @@ def write_temporary(path: Path, data: bytes, *, durable: bool = True) -> Path:
     WriteError
         If the system refuses; the private file is removed again.
     """
-    temporary = _temporary_beside(path)
+    temporary = private_beside(path)
     with writing(path):
-        write_new(temporary, data, durable=durable)
+        _write_new(temporary, data, durable=durable)
     return temporary
 
 
-def write_new(path: Path, data: bytes, *, durable: bool) -> None:
-    """Create a file of which the name is free; if that fails, nothing of it is left."""
+def write_new(path: Path, data: bytes) -> None:
+    """Create a file of which the name is free; its content is durable when this returns.
+
+    Raises
+    ------
+    WriteError
+        If the system refuses; nothing of the file is left.
+    """
+    with writing(path):
+        _write_new(path, data, durable=True)
+
+
+def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
     # 0o666 less the umask: files of a shared store stay readable for the group.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -202,7 +211,7 @@ def replace_with(temporary: Path, path: Path, *, durable: bool = True) -> None:
     """
     with writing(path):
         try:
-            _rename_private(os.replace, temporary, path)
+            rename(os.replace, temporary, path)
         except BaseException:
             drop_private(temporary)
             raise
@@ -210,17 +219,30 @@ def replace_with(temporary: Path, path: Path, *, durable: bool = True) -> None:
             fsync_directory(path.parent)
 
 
-def _rename_private(rename: Callable[[Path, Path], None], private: Path, path: Path) -> None:
-    """Rename what only this process gives names to, if it has a private name.
+def rename(call: Callable[[Path, Path], None], source: Path, target: Path) -> None:
+    """Rename by a function of `os`, and believe what is there, not what is said.
 
-    On NFS 3, when the reply of the server was lost, a rename that has happened is said to have
-    found nothing. Nobody else takes a private name away while it is new.
+    When the reply to a rename is lost, an NFS 3 client asks again, and hears that nothing is there
+    to be renamed.
     """
+    moved = os.lstat(source)
     try:
-        rename(private, path)
-    except FileNotFoundError:
-        if not is_temporary(private.name) or private.name in list_fresh(private.parent):
+        call(source, target)
+    except OSError:
+        if not _is_at(target, moved):
             raise
+
+
+def _is_at(path: Path, entry: os.stat_result) -> bool:
+    try:
+        # Where a name was missing, an NFS client believes that it is until its directory is opened,
+        # and for longer if what it knows of the directory is as old as the last change.
+        with contextlib.suppress(OSError):
+            os.utime(path.parent)
+        _open_directory(path.parent)
+        return os.path.samestat(os.lstat(path), entry)
+    except OSError:
+        return False
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -264,16 +286,19 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
     Notes
     -----
     Uses ``link``, which never replaces; on NFS a lost reply makes a successful ``link`` report
-    EEXIST, so the inode decides. *Readers* see nothing or the whole file. The file counts as
-    changed now, however long ago it was written.
+    EEXIST or another error, so the inode decides. *Readers* see nothing or the whole file. The
+    file counts as changed now, however long ago it was written.
     """
     with writing(path):
         try:
             os.utime(temporary)
             os.link(temporary, path)
-        except FileExistsError:
-            if not is_same_file(temporary, path):
-                return False
+        except OSError as error:
+            if not _is_at(path, os.lstat(temporary)):
+                if isinstance(error, FileExistsError):
+                    return False
+                drop_private(temporary)
+                raise
         except BaseException:
             drop_private(temporary)
             raise
@@ -333,50 +358,6 @@ def make_directories(path: Path) -> None:
                 raise
 
 
-def publish_directory(path: Path, files: Mapping[str, bytes]) -> bool:
-    """Create a directory together with its first files, all at once.
-
-    Parameters
-    ----------
-    path : Path
-        The directory to create; its parent must exist.
-    files : mapping of str to bytes
-        Names relative to `path` (no subdirectories) and contents.
-
-    Returns
-    -------
-    bool
-        Whether this call created it; False when somebody else did before.
-
-    Notes
-    -----
-    *Readers* never see the directory without its files. *Racing writers*: one wins. *A crash*
-    leaves nothing, the whole directory, or a temporary directory that the check removes.
-    """
-    temporary = _temporary_beside(path)
-    with writing(path):
-        os.mkdir(temporary)
-        try:
-            for name, data in files.items():
-                write_new(temporary / name, data, durable=True)
-            secure_names(temporary, path)
-            try:
-                _rename_private(os.rename, temporary, path)
-                created = True
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                    raise
-                created = False
-        except BaseException:
-            remove_tree(temporary)
-            raise
-        if created:
-            fsync_directory(path.parent)
-        else:
-            remove_tree(temporary)
-    return created
-
-
 def move(source: Path, target: Path) -> None:
     """Rename an entry to a free name, possibly in another directory of the same filesystem.
 
@@ -388,7 +369,7 @@ def move(source: Path, target: Path) -> None:
     with writing(source):
         if os.path.lexists(target):
             raise WriteError(target, FileExistsError(errno.EEXIST, "the name is taken"))
-        os.rename(source, target)
+        rename(os.rename, source, target)
         fsync_directory(target.parent)
         if source.parent != target.parent:
             fsync_directory(source.parent)
@@ -396,9 +377,9 @@ def move(source: Path, target: Path) -> None:
 
 def make_private(path: Path) -> Path:
     """Rename an entry to a private name, which the check of a store sets aside when it is old."""
-    private = _temporary_beside(path)
+    private = private_beside(path)
     with writing(path):
-        os.rename(path, private)
+        rename(os.rename, path, private)
     return private
 
 
@@ -406,59 +387,6 @@ def remove_file(path: Path) -> None:
     """Remove a file; one that is not there is no error."""
     with writing(path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory and all below it; what others remove meanwhile is no error.
-
-    Symbolic links are removed, not followed.
-    """
-    with writing(path), contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            os.unlink(path)
-            return
-        for name in os.listdir(path):
-            remove_tree(path / name)
-        os.rmdir(path)
-
-
-def remove_empty_directories(path: Path) -> None:
-    """Remove a directory and all below it, if there are only directories; else what is empty.
-
-    Symbolic links are not followed.
-    """
-    if os.path.islink(path):
-        return
-    with contextlib.suppress(NotADirectoryError, FileNotFoundError):
-        for name in os.listdir(path):
-            remove_empty_directories(path / name)
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
-
-
-def copy_whole(source: Path, near: Path) -> tuple[Path, int, str]:
-    """Copy a file to a new private file beside `near`, durable.
-
-    Returns the private file, its size in bytes, and its sha256 in hex.
-    """
-    temporary = _temporary_beside(near)
-    digest = hashlib.sha256()
-    size = 0
-    with source.open("rb") as reader, writing(near):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            try:
-                while chunk := reader.read(_CHUNK):
-                    write_all(descriptor, chunk)
-                    digest.update(chunk)
-                    size += len(chunk)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except BaseException:
-            drop_private(temporary)
-            raise
-    return temporary, size, digest.hexdigest()
 
 
 def permissions(path: Path) -> int:

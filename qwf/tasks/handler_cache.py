@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..instantiate import accepted_keywords, get_callable_kwargs, init_instance_by_config
-from ..storage import fsio
+from ..storage import fsio, trees
 from ..storage.pickles import dump_pickle
 from ..types import Task
 
@@ -128,5 +128,5 @@ def _write(handler: Any, path: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         handler.to_pickle(Path(scratch, path.name), dump_all=True)
-        temporary, _, _ = fsio.copy_whole(Path(scratch, path.name), path)
+        temporary, _, _ = trees.copy_whole(Path(scratch, path.name), path)
     fsio.replace_with(temporary, path)

@@ -26,7 +26,7 @@ from ..errors import (
     UnsafeNameError,
     WriteError,
 )
-from ..storage import fsio, layout, lock
+from ..storage import fsio, layout, lock, trees
 from ..storage.artifacts import FILE, Digest, dump_object, load_object, measure, measure_file
 from ..storage.documents import Document
 from .metadata import ArtifactEntry, parse_artifact
@@ -122,7 +122,7 @@ class ArtifactArea:
         with _dropping_on_error(staged):
             for name, source in files.items():
                 path = self._prepared(name)
-                temporary, size, sha256 = fsio.copy_whole(source, path)
+                temporary, size, sha256 = trees.copy_whole(source, path)
                 entry = ArtifactEntry(FILE, Digest(size, sha256))
                 staged.append(Staged(name, path, temporary, entry))
             self._publish(staged)
@@ -324,7 +324,7 @@ class ArtifactArea:
         for one in names:
             destination = target.joinpath(*layout.split_artifact_name(one))
             fsio.make_directories(destination.parent)
-            copied, _, _ = fsio.copy_whole(self.verified_path(one), destination)
+            copied, _, _ = trees.copy_whole(self.verified_path(one), destination)
             fsio.replace_with(copied, destination, durable=False)
         return target.joinpath(*layout.split_artifact_name(name))
 
@@ -372,7 +372,7 @@ class _OvertakenError(Exception):
 
 def _take_name(staged: Staged) -> bool:
     """Give a new artifact its name; False while a file of another writer has it."""
-    fsio.remove_empty_directories(staged.path)  # left by a write that failed below this name
+    trees.remove_empty_directories(staged.path)  # left by a write that failed below this name
     if fsio.create_exclusive(staged.temporary, staged.path, durable=False):
         return True
     with contextlib.suppress(FileNotFoundError):

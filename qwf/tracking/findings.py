@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import FormatVersionError
-from ..storage import fsio, layout
+from ..storage import fsio, layout, trees
 
 __all__ = ["UPGRADE", "Finding", "Remedy", "Workbench", "newer"]
 
@@ -110,7 +110,7 @@ class Workbench:
     def copy_aside(self, path: Path) -> str:
         """Copy a file to the quarantine, so that at every moment there is one of them."""
         target = self.root / layout.QUARANTINE / self._quarantine_name(path)
-        copied, _, _ = fsio.copy_whole(path, target)
+        copied, _, _ = trees.copy_whole(path, target)
         fsio.replace_with(copied, target)
         return f"{layout.QUARANTINE}/{target.name}"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from ..errors import CorruptRecordError, ExpAlreadyExistError, FormatVersionError
-from ..storage import fsio, layout
+from ..storage import fsio, layout, trees
 from ..storage.documents import (
     Document,
     encode_document,
@@ -135,7 +135,7 @@ class Store:
     @staticmethod
     def _publish_experiment(path: Path, data: bytes) -> bool:
         if not fsio.exists(path.parent):
-            return fsio.publish_directory(path.parent, {path.name: data})
+            return trees.publish_directory(path.parent, {path.name: data})
         # A directory without its file is a foreign one, or holds what a late writer of a deleted
         # experiment has left. Looking first saves a write.
         return not fsio.exists(path) and fsio.create_whole(path, data)
@@ -188,7 +188,7 @@ class Store:
         token = layout.new_trash_token()
         target = self._discard(self.experiment_directory(experiment_id), experiment_id, token)
         with contextlib.suppress(OSError):
-            fsio.remove_tree(self.index_directory(experiment_id))
+            trees.remove_tree(self.index_directory(experiment_id))
         return target
 
     # --- recorders ---
@@ -201,7 +201,7 @@ class Store:
         """Create the directory of a recorder together with its file, all at once and durable."""
         directory = self.recorder_directory(experiment_id, recorder_id)
         fsio.make_directories(directory.parent)
-        fsio.publish_directory(directory, {layout.RECORDER_FILE: encode_document(document)})
+        trees.publish_directory(directory, {layout.RECORDER_FILE: encode_document(document)})
 
     def read_recorder(self, experiment_id: str, recorder_id: str) -> Document | None:
         """Return the document of a recorder, or None when there is none.

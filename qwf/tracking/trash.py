@@ -17,7 +17,7 @@ from ..errors import (
     RestoreError,
     TrashEntryNotFoundError,
 )
-from ..storage import fsio, layout
+from ..storage import fsio, layout, trees
 from ..storage.documents import read_document
 from ..version import EXPERIMENT_FORMAT, RECORDER_FORMAT
 from .metadata import EXPERIMENT_KIND, RECORDER_KIND
@@ -256,7 +256,7 @@ def collect_garbage(
                 continue
             one = Removed(entry, _size_below(entry.path))
             if not dry_run:
-                fsio.remove_tree(fsio.make_private(entry.path))
+                trees.remove_tree(fsio.make_private(entry.path))
             removed.append(one)
     return removed
 
@@ -266,7 +266,7 @@ def _finish_removing(trash: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(trash):
             if fsio.is_temporary(name):
-                fsio.remove_tree(trash / name)
+                trees.remove_tree(trash / name)
 
 
 def _deleted_at(entry: TrashEntry) -> float:
