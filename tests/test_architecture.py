@@ -158,7 +158,7 @@ def test_files_and_classes_stay_small(path: Path, name: str) -> None:
 
 def test_only_fsio_changes_the_filesystem() -> None:
     """Everything else asks it, so that the crash harness sees every step."""
-    # `appending` makes its calls through `fsio.system()`, which the harness replaces.
+    # Some modules beside it make theirs through `fsio.system()`, which the harness replaces.
     changing = {"open", "rename", "replace", "link", "unlink", "fsync", "mkdir", "rmdir", "write"}
     methods = {"write_bytes", "write_text", "touch", "rmdir", "symlink_to", "hardlink_to"}
     for path, name in zip(FILES, NAMES, strict=True):
@@ -168,7 +168,8 @@ def test_only_fsio_changes_the_filesystem() -> None:
             if isinstance(node, ast.Attribute):
                 owner = node.value.id if isinstance(node.value, ast.Name) else ""
                 assert not (owner == "os" and node.attr in changing), f"{name}: os.{node.attr}"
-                assert node.attr not in methods, f"{name}: {node.attr}"
+                by_fsio = ast.unparse(node.value) == "fsio.system()"
+                assert by_fsio or node.attr not in methods, f"{name}: {node.attr}"
 
 
 def test_importing_qwf_alone_loads_neither_pandas_nor_pyarrow() -> None:

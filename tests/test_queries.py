@@ -310,6 +310,22 @@ def test_a_query_says_what_has_to_be_read(
 
 
 @pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ({}, False),
+        ({"status": "done"}, False),
+        ({"filter.a": 1}, False),
+        ({"_id": {"$ne": "aa"}}, True),
+        ({"$or": [{"status": "done"}, {"priority": 3}]}, True),
+    ],
+)
+def test_a_query_says_whether_more_of_names_than_the_status_counts(
+    query: dict[str, Any], name: bool
+) -> None:
+    assert Query.parse(query).needs_name is name
+
+
+@pytest.mark.parametrize(
     ("query", "accepted"),
     [
         ({}, True),

@@ -155,6 +155,6 @@ class TasksFailedError(QwfError, RuntimeError):
         many = len(self.failures)
         return (
             f"{many} task{'s' * (many > 1)} of pool {self.pool!r} failed; the first, {first}: "
-            f"{error}. {self.others} 'qwf tasks show' has the tracebacks; retry() or 'qwf tasks "
-            "retry' has them tried again."
+            f"{error.rstrip('.')}. {self.others} 'qwf tasks show' has the tracebacks; "
+            "retry() or 'qwf tasks retry' has them tried again."
         )

@@ -116,12 +116,12 @@ class Books:
 
     def count_names(self, query: Query, status: str) -> int:
         """Return how many names of a status may match, by one listing."""
-        names = self._directory.names(status)
         if query.statuses is not None and status not in query.statuses:
             return 0
-        if query.ids is not None:
-            names = [name for name in names if id_of(name) in query.ids]
-        return len(names)
+        names = self._directory.names(status)
+        if not query.needs_name:
+            return len(names)
+        return sum(query.accepts_name(id_of(name), status, priority_of(name[:8])) for name in names)
 
     # --- documents ---
 

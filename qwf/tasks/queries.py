@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import QueryError, suggest
+from ..pool.tokens import STATUSES
 
 __all__ = ["Query"]
 
-_STATUSES: Final = ("waiting", "running", "part_done", "done", "failed")
 # What a task of a pool may have; the first three stand in the name of its file.
 _IN_NAME: Final = frozenset({"_id", "status", "priority"})
 _FIELDS: Final = (*sorted(_IN_NAME), "def", "filter", "res", "error")
@@ -41,6 +41,8 @@ class Query:
         No task of another status matches; None if any may.
     ids : frozenset of str or None
         No other task matches; None if any may.
+    needs_name : bool
+        Whether id or priority is asked for, besides the status.
     needs_document : bool
         Whether more is asked than id, status and priority, which a task's name tells.
     needs_result : bool
@@ -57,6 +59,7 @@ class Query:
 
     statuses: frozenset[str] | None
     ids: frozenset[str] | None
+    needs_name: bool
     needs_document: bool
     needs_result: bool
     _condition: _Condition = field(repr=False)
@@ -89,12 +92,13 @@ class Query:
         """
         condition = _parse_query({} if query is None else query, "the query")
         allowed = frozenset(
-            one for one in _STATUSES if condition.decide({"status": one}, {"status"}) is not False
+            one for one in STATUSES if condition.decide({"status": one}, {"status"}) is not False
         )
         fields = condition.fields()
         return cls(
-            statuses=None if len(allowed) == len(_STATUSES) else allowed,
+            statuses=None if len(allowed) == len(STATUSES) else allowed,
             ids=condition.ids(),
+            needs_name=not fields.isdisjoint({"_id", "priority"}),
             needs_document=not fields <= _IN_NAME,
             needs_result=not fields.isdisjoint({"res", "error"}),
             _condition=condition,

@@ -149,8 +149,10 @@ def working(manager: TaskManager, work: Work) -> Generator[Ended, None, None]:
     Those that have failed here come again only when there are no others.
     """
     failed_here: set[str] = set()
+    # What is done in part before and after would come again for ever.
+    passed: set[str] = set()
     while True:
-        task = manager.fetch_except(work.query, work.before_status, failed_here)
+        task = manager.fetch_except(work.query, work.before_status, failed_here | passed)
         if task is None:
             if not failed_here:
                 return
@@ -160,6 +162,8 @@ def working(manager: TaskManager, work: Work) -> Generator[Ended, None, None]:
         ended = _work_on(manager, work, task)
         if ended.error is not None:
             failed_here.add(ended.id)
+        elif work.before_status == work.after_status:
+            passed.add(ended.id)
         yield ended
 
 
