@@ -13,6 +13,7 @@ import pytest
 
 from qwf.errors import WriteError, WriteRefusedError
 from qwf.storage import fsio
+from qwf.testing.faults import Fault, LateNames, faulty
 
 
 class FailingOs:
@@ -185,6 +186,38 @@ def test_a_listing_is_asked_of_the_server_after_the_directory_was_touched(
     assert fsio.list_fresh(tmp_path) == ["new"]
     tmp_path.chmod(0o500)
     assert fsio.list_fresh(tmp_path) == ["new"], "also where only reading is allowed"
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_names_that_were_given_although_the_server_reports_an_error_count(
+    code: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    rules = [Fault(kind, error=code, after=True) for kind in ("rename", "link")]
+    with faulty(*rules, LateNames()):
+        assert not fsio.exists(path)
+        fsio.write_atomic(path, b"one")
+        fsio.write_atomic(path, b"two")
+        assert fsio.publish_directory(tmp_path / "d", {"f": b"1"})
+        assert not fsio.exists(tmp_path / "b")
+        assert fsio.create_whole(tmp_path / "b", b"three")
+    assert path.read_bytes() == b"two"
+    assert names(tmp_path) == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EIO])
+def test_names_that_were_not_given_are_not_believed_to_be(code: int, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    fsio.write_atomic(path, b"one")
+    with faulty(Fault("rename", error=code), Fault("link", error=code)):
+        with pytest.raises(OSError, match="a"):
+            fsio.write_atomic(path, b"two")
+        with pytest.raises(OSError, match="d"):
+            fsio.publish_directory(tmp_path / "d", {"f": b"1"})
+        with pytest.raises(OSError, match="b"):
+            fsio.create_whole(tmp_path / "b", b"three")
+    assert path.read_bytes() == b"one"
+    assert names(tmp_path) == ["a"]
 
 
 def test_a_directory_is_published_with_its_files_or_not_at_all(

@@ -214,13 +214,22 @@ def _rename_private(rename: Callable[[Path, Path], None], private: Path, path: P
     """Rename what only this process gives names to, if it has a private name.
 
     On NFS 3, when the reply of the server was lost, a rename that has happened is said to have
-    found nothing. Nobody else takes a private name away while it is new.
+    found nothing, or to have failed. Nobody else takes a private name away while it is new.
     """
     try:
         rename(private, path)
-    except FileNotFoundError:
+    except OSError:
         if not is_temporary(private.name) or private.name in list_fresh(private.parent):
             raise
+
+
+def _is_at(path: Path, entry: os.stat_result) -> bool:
+    try:
+        # Where a name was missing, an NFS client believes that it is until its directory is opened.
+        os.close(os.open(path.parent, os.O_RDONLY))
+        return os.path.samestat(os.lstat(path), entry)
+    except OSError:
+        return False
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -264,16 +273,19 @@ def create_exclusive(temporary: Path, path: Path, *, durable: bool = True) -> bo
     Notes
     -----
     Uses ``link``, which never replaces; on NFS a lost reply makes a successful ``link`` report
-    EEXIST, so the inode decides. *Readers* see nothing or the whole file. The file counts as
-    changed now, however long ago it was written.
+    EEXIST or another error, so the inode decides. *Readers* see nothing or the whole file. The
+    file counts as changed now, however long ago it was written.
     """
     with writing(path):
         try:
             os.utime(temporary)
             os.link(temporary, path)
-        except FileExistsError:
-            if not is_same_file(temporary, path):
-                return False
+        except OSError as error:
+            if not _is_at(path, os.lstat(temporary)):
+                if isinstance(error, FileExistsError):
+                    return False
+                drop_private(temporary)
+                raise
         except BaseException:
             drop_private(temporary)
             raise
