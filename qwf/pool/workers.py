@@ -128,11 +128,12 @@ class Worker:
         begun = time.monotonic()
         try:
             fsio.renew_time(self._path)
-        except FileNotFoundError:
-            if not self._path.parent.is_dir():
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self._path.parent.is_dir():
                 pulse.unwatch(("worker", self.id))  # the pool was deleted
                 return
-            # This worker was taken for dead; what it claims from now on is its own again.
+            # This worker was taken for dead, and what it claims from now on is its own again; or
+            # the server sets no times for it.
             data = encode_worker(this_process(), self.lease)
             fsio.write_atomic(self._path, data, durable=False)
         self._beaten = begun

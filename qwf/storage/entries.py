@@ -10,6 +10,7 @@ Paths are strings: a hot loop moves tens of thousands of entries a second.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -229,13 +230,18 @@ def write_batch(files: Sequence[tuple[str, bytes]]) -> None:
 
 
 def renew_mark(path: str) -> None:
-    """Replace a file that others look at to learn whether something has changed."""
+    """Replace a file that others look at to learn whether something has changed.
+
+    If the system refuses, they learn it later: what has changed has, and must not fail for this.
+    """
     mark = Path(path)
-    temporary = fsio.write_temporary(mark, b"", durable=False)
-    # The grain of the server's clock is coarser than two changes may be apart.
-    now = time.time_ns()
-    fsio.system().utime(temporary, ns=(now, now))
-    fsio.replace_with(temporary, mark, durable=False)
+    with contextlib.suppress(OSError):
+        temporary = fsio.write_temporary(mark, b"", durable=False)
+        # The grain of the server's clock is coarser than two changes may be apart.
+        now = time.time_ns()
+        with contextlib.suppress(OSError):
+            fsio.system().utime(temporary, ns=(now, now))
+        fsio.replace_with(temporary, mark, durable=False)
 
 
 def read_mark(path: str) -> Mark | None:
