@@ -173,6 +173,15 @@ def test_a_client_sees_what_it_did_itself_but_not_what_it_was_told_has_failed(ol
     assert lying.listdir(folder) == ["new"]
 
 
+def test_a_client_sees_a_directory_as_it_is_after_it_has_set_its_time(old: Path) -> None:
+    lying = LyingOs(StaleListing(calls=9))
+    assert lying.listdir(old.parent) == ["old"]
+    old.unlink()
+    assert lying.listdir(old.parent) == ["old"]
+    lying.utime(old.parent)
+    assert lying.listdir(old.parent) == []
+
+
 def test_scandir_can_be_used_as_a_block(old: Path) -> None:
     with LyingOs().scandir(old.parent) as entries:
         assert [entry.stat().st_size for entry in entries] == [7]

@@ -197,7 +197,7 @@ class Claims:
             data = fsio.read_bytes(f"{self._running}/{claimed.name}")
         except OSError as error:
             worker.drop(claimed)
-            self._tried = True
+            self._unsure = self._tried = True
             if not isinstance(error, FileNotFoundError):
                 said = f"the file of the task cannot be read: {error}"
                 end_attempt(self._directory, claimed, Failure(said, said, {}), worker.id)
@@ -206,6 +206,7 @@ class Claims:
 
     def _adopt(self, worker: Worker, selection: Selection) -> Claimed | None:
         """Find a task that a lost reply has kept this worker from knowing that it holds it."""
+        self._unsure = False
         for name in sorted(list_entries(self._running)):
             token = parse_token(name) if worker_of(name) == worker.id else None
             if token is None or token.id in worker.held or token.status != self._status:
@@ -213,7 +214,7 @@ class Claims:
             if selection.accepts is not None and not selection.accepts(name):
                 continue
             found = self._taken(worker, token)
+            self._unsure = True  # there may be more; or this one cannot be seen yet
             if found is not None:
                 return found
-        self._unsure = False
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,9 @@ from .workers import Worker
 __all__ = ["commit", "fail", "give_back", "prioritize", "remove", "reset", "result_path"]
 
 _logger: Final = logging.getLogger("qwf.pool")
+
+# How long what a listing does not show yet is waited for.
+_LOOKS_SECONDS: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 def result_path(directory: Directory, token: Token, result: str | None = None) -> str:
@@ -143,9 +147,26 @@ def _leave_running(directory: Directory, token: Token, new: Token, status: str) 
     while not directory.move(token, RUNNING, new, status):
         renamed = _same_attempt(directory, token)
         if renamed is None:
-            return False
+            return _has_become(directory, token, new)
         token, new = renamed, new._replace(rank=renamed.rank)
     return True
+
+
+def _has_become(directory: Directory, old: Token, new: Token) -> bool:
+    """Whether a token that is at neither place was moved by this worker all the same.
+
+    It was if a reply was lost and the listing of the target is an old one; then its result must
+    not be taken for one that nobody needs. Only a later state of the task decides.
+    """
+    for pause in _LOOKS_SECONDS:
+        found = directory.find(old.id)
+        if found is None and old.id not in directory.ids():
+            return False
+        if found is not None and (found[1].time != old.time or found[1].epoch > old.epoch):
+            is_mine = found[1].result == new.result != old.result
+            return is_mine or found[1]._replace(rank=new.rank) == new
+        time.sleep(pause)
+    return False
 
 
 def _same_attempt(directory: Directory, token: Token) -> Token | None:

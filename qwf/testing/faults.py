@@ -74,7 +74,7 @@ class Fault:
 class StaleListing:
     """A directory's listing is what it was some calls or seconds ago, whichever is more.
 
-    A client that changes a directory itself, and is told so, sees it as it is.
+    A client that changes a directory itself, or sets its time, and is told so, sees it as it is.
 
     Attributes
     ----------
@@ -238,6 +238,8 @@ class LyingOs:
                 self._opened[result] = paths[0]
                 if self._missing and stat.S_ISDIR(os.fstat(result).st_mode):
                     self._look_again(paths[0])
+            if operation == "utime":
+                self._forget_listing(paths[0])
             if operation in _GIVES_OR_TAKES_NAMES or created:
                 for path in paths:
                     self._missing.pop(path, None)
