@@ -6,6 +6,7 @@ used up, or when somebody has noted that a task may come earlier than the listin
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 from collections.abc import Callable, Hashable
@@ -198,10 +199,13 @@ class Claims:
         except OSError as error:
             worker.drop(claimed)
             self._unsure = self._tried = True
-            if not isinstance(error, FileNotFoundError):
-                said = f"the file of the task cannot be read: {error}"
-                end_attempt(self._directory, claimed, Failure(said, said, {}), worker.id)
-            return None
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return None
+            # Counted, so that a bad file does not stop all workers for ever; and raised, so that a
+            # worker whose mount is broken does not count against one task after the other.
+            said = f"the file of the task cannot be read: {error}"
+            end_attempt(self._directory, claimed, Failure(said, said, {}), worker.id)
+            raise
         return Claimed(claimed, data)
 
     def _adopt(self, worker: Worker, selection: Selection) -> Claimed | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -12,7 +13,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from ..errors import ConfigError, LeaseLostError, TaskNotFoundError, TaskStatusError, TaskValueError
+from ..errors import (
+    ConfigError,
+    LeaseLostError,
+    QwfError,
+    TaskNotFoundError,
+    TaskStatusError,
+    TaskValueError,
+)
 from ..pool import transitions
 from ..pool.claims import Claimed, Claims
 from ..pool.directory import MOST_ATTEMPTS, Directory
@@ -93,12 +101,15 @@ class PoolAccess:
         token = claimed.token
         try:
             task = FetchedTask(self.books.document(RUNNING, token, claimed.data))
-        except Exception as error:  # noqa: BLE001 - of this task; others are not held up by it
+        except Exception as error:  # of this task; others are not held up by it
             said, trace = explained(error)
             _logger.warning("task %s of pool %r cannot be read: %s", token.id, self.task_pool, said)
             failure = Failure(said, trace, self._by(token))
             with contextlib.suppress(LeaseLostError):
                 transitions.fail(self.directory, self._worker(), token, failure)
+            missing = getattr(error, "errno", None) in (errno.ENOENT, errno.ESTALE)
+            if isinstance(error, OSError) and not missing and not isinstance(error, QwfError):
+                raise  # the mount is broken, and the next task would be no better
             return None
         task.claim = token
         self._fetched.add(token.id)
