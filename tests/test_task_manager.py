@@ -139,6 +139,27 @@ def test_wrong_arguments_are_refused_before_anything_is_done(manager: TaskManage
     assert manager.task_stat() == {"waiting": 1}
 
 
+def test_a_task_that_is_damaged_is_one_row_with_an_error_and_breaks_no_listing(
+    store: Path, manager: TaskManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = manager.create_task(definitions(3))
+    run_task(lambda definition: 1, manager)
+    for result in (store / "tasks" / "pool" / "res").glob(f"{ids[1]}.*"):
+        result.write_text("{")
+    rows = [*TaskManager("pool").query()]
+    assert [row.get("res") for row in rows] == [1, None, 1]
+    assert "it is not whole JSON" in rows[1]["error"]
+    assert f"task {ids[1]} cannot be read" in caplog.text
+    assert len([*TaskManager("pool").query({"res": 1})]) == 2
+
+
+def test_numbers_and_sequences_that_are_equal_make_equal_tasks(manager: TaskManager) -> None:
+    """As they do for Qlib, which compares by MongoDB."""
+    ids = manager.create_task([{"a": (1, 2.0)}, {"a": [1.0, 2]}, {"a": [True, 2]}])
+    assert ids[0] == ids[1] != ids[2]
+    assert [task["def"] for task in manager.query()] == [{"a": (1, 2.0)}, {"a": [True, 2]}]
+
+
 # --- order -----------------------------------------------------------------------------------
 
 

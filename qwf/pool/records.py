@@ -34,6 +34,7 @@ _FAILURE_KIND: Final = "qwf-task-failure"
 _WORKER_KIND: Final = "qwf-worker"
 
 _ID_DIGITS: Final = 24
+_TUPLE: Final = "$tuple"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,29 @@ class Failure:
 
 
 def identity_of(definition: Json) -> str:
-    """Return the id of a task: equal definitions have one, in whatever order their keys are."""
-    return hashlib.sha256(canonical(definition)).hexdigest()[:_ID_DIGITS]
+    """Return the id of a task: equal definitions have one.
+
+    As for MongoDB, 1 equals 1.0 and a tuple the list of the same; unlike there, the order of keys
+    does not matter.
+
+    Examples
+    --------
+    >>> identity_of({"a": 1, "b": {"$tuple": [2.0]}}) == identity_of({"b": [2], "a": 1.0})
+    True
+    """
+    return hashlib.sha256(canonical(_alike(definition))).hexdigest()[:_ID_DIGITS]
+
+
+def _alike(form: Json) -> Json:
+    if isinstance(form, dict):
+        if len(form) == 1 and _TUPLE in form:
+            return _alike(form[_TUPLE])
+        return {key: _alike(item) for key, item in form.items()}
+    if isinstance(form, list):
+        return [_alike(item) for item in form]
+    if isinstance(form, float) and form.is_integer():
+        return int(form)
+    return form
 
 
 def encode_definition(definition: Json) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from ..errors import CorruptRecordError
+from ..errors import CorruptRecordError, FormatVersionError, QwfError
 from ..pool.claims import ANY, Selection
 from ..pool.directory import Directory
 from ..pool.records import parse_definition, parse_failure, parse_result
@@ -18,9 +19,14 @@ from ..storage import fsio
 from ..storage.entries import list_entries
 from ..types import Json
 from .queries import Query
-from .results import Values
+from .results import Values, without_objects
 
 __all__ = ["Books", "FetchedTask"]
+
+_logger: Final = logging.getLogger("qwf.tasks")
+
+# A task that moves while it is read is read again.
+_LOOKS: Final = 5
 
 _NESTED: Final = frozenset({dict, list, tuple})
 
@@ -76,7 +82,7 @@ class Books:
             return query.accepts_name(identity, WAITING, priority_of(name[:8]))
 
         def matches(token: Token, status: str, data: bytes) -> bool:
-            return query.matches(self.document(status, token, data, result=query.needs_result))
+            return query.matches(self._plain(query, status, token, data))
 
         return Selection(
             key=next(self._numbers),
@@ -106,9 +112,26 @@ class Books:
 
     def _reads(self, query: Query, status: str, token: Token) -> bool:
         try:
-            return query.matches(self.document(status, token, result=query.needs_result))
+            return query.matches(self._plain(query, status, token, None))
         except FileNotFoundError:
             return False  # it was removed, or has moved on, while the pool was listed
+        except (CorruptRecordError, FormatVersionError) as error:
+            _logger.warning("a query passes over task %s: %s", token.id, error)
+            return False
+
+    def _plain(self, query: Query, status: str, token: Token, data: bytes | None) -> dict[str, Any]:
+        """Return what a query asks of a task; nothing is unpickled, no recorder opened for it."""
+        path = f"{self._directory.definitions}/{token.id}"
+        form = self._definition(token, path) if data is None else parse_definition(data, path)
+        definition = without_objects(form, path)
+        document = self.outline(status, token)
+        document |= {"def": definition, "filter": _with_lists(definition)}
+        if query.needs_result and token.has_result:
+            place = result_path(self._directory, token)
+            document["res"] = without_objects(self._result_form(token), place)
+        if query.needs_result and status == FAILED:
+            document["error"] = self.last_error(token)
+        return {key: value for key, value in document.items() if value is not None}
 
     def count(self, query: Query) -> dict[str, int]:
         """Return how many tasks match, by status."""
@@ -125,9 +148,30 @@ class Books:
 
     # --- documents ---
 
-    def document(
-        self, status: str, token: Token, data: bytes | None = None, *, result: bool = True
-    ) -> dict[str, Any]:
+    def row(self, status: str, token: Token) -> dict[str, Any] | None:
+        """Return a task for a listing: as it is now, if it has moved on; None if it was removed.
+
+        One that cannot be read is told by a warning, and is a row without definition that has an
+        ``error``.
+        """
+        for _ in range(_LOOKS):
+            try:
+                return self.document(status, token)
+            except FileNotFoundError as error:
+                reason: Exception = error
+                found = self._directory.find(token.id)
+                if found is None:
+                    return None
+                if found == (status, token):
+                    break
+                status, token = found
+            except (OSError, QwfError) as error:
+                reason = error
+                break
+        _logger.warning("task %s cannot be read: %s", token.id, reason)
+        return {**self.outline(status, token), "def": None, "filter": None, "error": str(reason)}
+
+    def document(self, status: str, token: Token, data: bytes | None = None) -> dict[str, Any]:
         """Return a task as Qlib's users know it.
 
         Parameters
@@ -136,8 +180,6 @@ class Books:
             Where it is.
         data : bytes, optional
             Of its definition, if they were read already.
-        result : bool
-            Whether to read its result, if it has one, or its last error.
 
         Returns
         -------
@@ -155,9 +197,9 @@ class Books:
         priority = priority_of(token.rank)
         if priority is not None:
             document["priority"] = priority
-        if result and token.has_result:
+        if token.has_result:
             document["res"] = self.result(token)
-        if result and status == FAILED:
+        if status == FAILED:
             document["error"] = self.last_error(token)
         return document
 
@@ -185,9 +227,11 @@ class Books:
 
     def result(self, token: Token) -> Any:
         """Return the accepted result of a task."""
+        return self._values.decode(self._result_form(token), f"the result of task {token.id}")
+
+    def _result_form(self, token: Token) -> Json:
         path = result_path(self._directory, token)
-        form = parse_result(fsio.read_bytes(path), path).res
-        return self._values.decode(form, f"the result of task {token.id}")
+        return parse_result(fsio.read_bytes(path), path).res
 
     def failures(self, token: Token) -> list[dict[str, Any]]:
         """Return what is known of the failed attempts of a task, the oldest first."""

@@ -341,7 +341,8 @@ class TaskManager(PoolAccess):
         Yields
         ------
         dict
-            ``_id def filter status``, and where there is one ``priority``, ``res``, ``error``.
+            ``_id def filter status``, and where there is one ``priority``, ``res``, ``error``. Of
+            one that cannot be read ``def`` is None, and ``error`` says why.
         """
         parsed = Query.parse(query)
         if not self._is_there():
@@ -350,8 +351,9 @@ class TaskManager(PoolAccess):
             if not decode:
                 yield self.books.outline(status, token)
                 continue
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                yield self.books.document(status, token)
+            row = self.books.row(status, token)
+            if row is not None:
+                yield row
 
     def re_query(self, _id: object) -> dict[str, Any]:
         """Return a task as it is now.
