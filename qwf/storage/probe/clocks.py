@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -223,7 +224,8 @@ def probe_directory_times(directory: Path, other: Peer) -> Iterator[Finding]:
 
 
 def _take_away(path: Path) -> None:
-    fsio.system().rename(path, path.with_name("elsewhere"))
+    with contextlib.suppress(FileNotFoundError):  # what a server that lost its answer says
+        fsio.system().rename(path, path.with_name("elsewhere"))
 
 
 def _renewed_when_gone(path: Path) -> Finding:

@@ -201,30 +201,34 @@ def _overwrite(path: Path, data: bytes) -> None:
 
 
 def judge_counter(
-    name: str, *, excluded: bool, expected: int, counted: int, who: str, seconds: float | None
+    name: str, *, excluded: bool, expected: int, kept: int, who: str, seconds: float | None
 ) -> Finding:
     """Say whether a lock kept others out; qwf bears it when it did not."""
     facts: dict[str, Json] = {
         "excluded": excluded,
         "expected": expected,
-        "counted": counted,
+        "counted": kept,
         "handover_seconds": seconds,
     }
-    if excluded and counted == expected:
+    if excluded and kept == expected:
         return Finding(
             name=name,
             sentence=f"a lock keeps {who} out; {expected} of {expected} counts were kept.",
             facts=facts,
         )
+    counts = f"{kept} of {expected} counts were kept"
+    said = (
+        f"a lock does not reach all: {counts}"
+        if excluded
+        else f"a lock is granted to two at once and does not keep {who} out; {counts}"
+    )
     return Finding(
         name=name,
-        grade=Grade.WRONG if not excluded else Grade.SLOW,
-        sentence=f"a lock was granted and kept {who} out {'' if excluded else 'not '}at all; "
-        f"{counted} of {expected} counts were kept. qwf notices a change that is made at the same "
-        "moment and makes its own again.",
+        grade=Grade.WRONG,
+        sentence=f"{said}. qwf notices a change that another makes at the same moment, and makes "
+        "its own again.",
         store=Level.TOLD,
         pool=Level.TOLD,
-        because=f"locks do not keep out {who} here, which qwf bears (changes of one run by many "
-        "at once take longer)",
+        because=f"locks do not keep {who} out, which qwf bears",
         facts=facts,
     )

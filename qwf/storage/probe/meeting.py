@@ -345,12 +345,11 @@ def _locks(talk: _Talk) -> Finding:
         talk.exchange(handover)
     contests.count_under_lock(place, _COUNTS)
     talk.exchange()
-    counted = contests.counted(place)
     return contests.judge_counter(
         "locks between hosts",
         excluded=excluded,
         expected=2 * _COUNTS,
-        counted=counted,
+        kept=contests.counted(place),
         who="other hosts",
         seconds=handover,
     )
@@ -394,6 +393,6 @@ def _seen(talk: _Talk, place: Path, name: str, *, watches: bool) -> float | None
     before = look()
     talk.exchange()
     talk.exchange(meanwhile=look)
-    delay = sightings.seconds_until_seen(look, before, sight.limit(_SEEN_SECONDS))
+    delay = sight.seconds_until_seen(place / name, before, _SEEN_SECONDS)
     talk.exchange(delay)
     return delay

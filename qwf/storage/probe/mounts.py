@@ -280,7 +280,7 @@ def _local_locks(option: str) -> Finding:
         f"{option}: a lock excludes processes of this host only. qwf "
         "does without: a change that another host makes at the same moment is noticed and "
         "made again",
-        "locks exclude nobody on other hosts, which qwf bears",
+        "locks do not keep other hosts out, which qwf bears",
     )
 
 

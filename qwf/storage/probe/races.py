@@ -244,7 +244,7 @@ def probe_locks(directory: Path, others: Sequence[Peer]) -> Iterator[Finding]:
         "locks",
         excluded=excluded,
         expected=_COUNTS * len(others),
-        counted=contests.counted(directory),
+        kept=contests.counted(directory),
         who="other processes",
         seconds=None,
     )
@@ -295,6 +295,5 @@ def probe_visibility(directory: Path, other: Peer) -> Iterator[Finding]:
         while not other.has_answered():
             look()
         other.answer()
-        limit = sight.limit(_SEEN_SECONDS)
-        seen[name] = [sightings.seconds_until_seen(look, before, limit)]
+        seen[name] = [sight.seconds_until_seen(place, before, _SEEN_SECONDS)]
     yield sightings.judge_sights(seen, who="another process of this host", limit=_SEEN_SECONDS)

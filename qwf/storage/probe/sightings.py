@@ -15,10 +15,10 @@ from typing import Final
 
 from ...types import Json
 from .. import fsio
-from .files import new_file, put_file
+from .files import PREFIX, new_file, put_file, stir
 from .findings import Finding, Grade, Level, show_seconds
 
-__all__ = ["SIGHTS", "Sight", "judge_sights", "make", "prepare", "seconds_until_seen", "touch"]
+__all__ = ["SIGHTS", "Sight", "judge_sights", "make", "prepare", "touch"]
 
 # A heartbeat comes every 20 s, and six may be missed.
 _HEARTBEAT_SECONDS: Final = 20.0
@@ -36,10 +36,37 @@ class Sight:
     look: Callable[[Path], object]
     make: Callable[[Path], None]
     relied_on: bool = True
+    is_listing: bool = False
+
+    def seconds_until_seen(self, place: Path, before: object, limit: float) -> float | None:
+        """Look until something else is seen than before; None when it takes too long.
+
+        A listing that stays old comes right with any further change of the directory.
+        """
+        start = time.monotonic()
+        if not self._changes(place, before, self.limit(limit)):
+            if not self.is_listing:
+                return None
+            stir(place)
+            if not self._changes(place, before, limit):
+                return None
+        return time.monotonic() - start
 
     def limit(self, seconds: float) -> float:
-        """Return how long to look: not so long for what is only told."""
-        return seconds if self.relied_on else min(seconds, _TOLD_SECONDS)
+        """Return how long to look at first: not so long for what is not waited for."""
+        return seconds if self._is_patient else min(seconds, _TOLD_SECONDS)
+
+    @property
+    def _is_patient(self) -> bool:
+        return self.relied_on and not self.is_listing
+
+    def _changes(self, place: Path, before: object, limit: float) -> bool:
+        end = time.monotonic() + limit
+        while self.look(place) == before:
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
 
 def _create(directory: Path) -> None:
@@ -73,11 +100,11 @@ def touch(path: Path) -> None:
 
 
 def _listed(directory: Path) -> object:
-    return sorted(fsio.list_names(directory))
+    return sorted(name for name in fsio.list_names(directory) if not name.startswith(PREFIX))
 
 
 def _all_listed(directory: Path) -> object:
-    return len(fsio.list_names(directory)) > _MANY
+    return f"new{_MANY - 1}" in fsio.list_names(directory)
 
 
 def _opened_first(directory: Path) -> object:
@@ -103,9 +130,11 @@ def _beaten_by_stat(directory: Path) -> object:
 
 
 SIGHTS: Final[Mapping[str, Sight]] = {
-    "listing": Sight("a new file, in a listing", _listed, _create),
-    "many": Sight("the last of many new files, in a listing", _all_listed, _create_many),
-    "removal": Sight("a removed file, in a listing", _listed, _remove),
+    "listing": Sight("a new file, in a listing", _listed, _create, is_listing=True),
+    "many": Sight(
+        "the last of many new files, in a listing", _all_listed, _create_many, is_listing=True
+    ),
+    "removal": Sight("a removed file, in a listing", _listed, _remove, is_listing=True),
     "name": Sight("a new file, by its name after opening its directory", _opened_first, _create),
     "content": Sight("a file that was replaced", _content, _replace),
     "heartbeat": Sight("a heartbeat, by opening its file", _beaten, _beat),
@@ -127,16 +156,6 @@ def make(directory: Path, name: str) -> None:
     SIGHTS[name].make(directory / name)
 
 
-def seconds_until_seen(look: Callable[[], object], before: object, limit: float) -> float | None:
-    """Look until something else is seen than before; None when it takes too long."""
-    start = time.monotonic()
-    while look() == before:
-        if time.monotonic() - start > limit:
-            return None
-        time.sleep(_POLL_SECONDS)
-    return time.monotonic() - start
-
-
 def judge_sights(seen: Mapping[str, Sequence[float | None]], *, who: str, limit: float) -> Finding:
     """Say how long it took until changes were seen, the slowest of each kind."""
     delays = {name: _slowest(values) for name, values in seen.items()}
@@ -151,6 +170,8 @@ def judge_sights(seen: Mapping[str, Sequence[float | None]], *, who: str, limit:
     )
     aside = f" ({others}; qwf does not rely on that)" if others else ""
     slowest = f"{SIGHTS[worst].in_words}: {_in_words(delay, limit)}"
+    if SIGHTS[worst].is_listing and delay is not None and delay >= min(limit, _TOLD_SECONDS):
+        slowest += ", when its directory was changed again"
     if _or_never(delay) <= _SOON_SECONDS:
         return Finding(
             name="visibility",
@@ -166,7 +187,7 @@ def judge_sights(seen: Mapping[str, Sequence[float | None]], *, who: str, limit:
         pool=Level.FORBIDDEN if late else Level.TOLD,
         because=f"changes are seen too late ({slowest})"
         if late
-        else f"changes of others are seen after seconds ({slowest}), so claims and listings wait",
+        else f"what others do is seen late ({slowest}), so it may take a minute more",
         facts=facts,
     )
 
