@@ -362,7 +362,7 @@ def test_names_that_are_refused_or_changed_are_told(
 @pytest.mark.parametrize(
     ("comes_right", "expected", "words"),
     [
-        (True, ("TOLD", "TOLD"), "when its directory was changed again"),
+        (True, ("TOLD", "TOLD"), "and only when asked for anew"),
         (
             False,
             ("RESTRICTED", "FORBIDDEN"),
@@ -370,7 +370,7 @@ def test_names_that_are_refused_or_changed_are_told(
         ),
     ],
 )
-def test_a_listing_that_stays_old_is_borne_if_a_change_brings_it_up_to_date(
+def test_a_listing_that_stays_old_is_borne_if_it_can_be_asked_for_anew(
     place: Path,
     faulty: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
@@ -386,12 +386,12 @@ def test_a_listing_that_stays_old_is_borne_if_a_change_brings_it_up_to_date(
             return os.listdir(path)
         return known.setdefault(str(path), os.listdir(path))
 
-    def mkdir(path: Path, mode: int = 0o777) -> None:  # NFS asks again after a change of its own
-        os.mkdir(path, mode)
+    def utime(path: Path) -> None:  # NFS forgets what it knows of what it changes itself
+        os.utime(path)
         if comes_right:
-            known.pop(os.path.dirname(path), None)
+            known.pop(str(path), None)
 
-    faulty(listdir=listdir, mkdir=mkdir)
+    faulty(listdir=listdir, utime=utime)
     report = examine(place)
     for left in place.glob(f"{PREFIX}*"):  # for want of a true listing
         shutil.rmtree(left)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import NoDirectoryError
-from .. import fsio
+from .. import fsio, trees
 from . import clocks, entries, races
-from .files import PREFIX, stir
+from .files import PREFIX
 from .findings import Finding, Grade, Level, Report, why
 from .meeting import meet
 from .mounts import find_mount, judge_mount
@@ -99,8 +99,9 @@ def _remove(directory: Path) -> None:
         with contextlib.suppress(OSError):  # what stays is told
             if attempt:
                 time.sleep(_REMOVAL_PAUSE_SECONDS)
-                stir(directory, *filter(Path.is_dir, directory.rglob("*")))
-            fsio.remove_tree(directory)
+                for place in (directory, *filter(Path.is_dir, directory.rglob("*"))):
+                    fsio.list_fresh(place)
+            trees.remove_tree(directory)
             return
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Final
 
 from .. import fsio
 
-__all__ = ["PREFIX", "new_file", "put_file", "stir"]
+__all__ = ["PREFIX", "new_file", "put_file"]
 
 # How everything begins that a doctor makes; what one that was killed has left may be removed.
 PREFIX: Final = ".qwf-doctor-"
@@ -45,18 +44,3 @@ def put_file(path: Path, data: bytes) -> None:
     except FileNotFoundError:  # what a repeated question is answered (NFS 3) when it had happened
         if path.name not in fsio.list_names(path.parent):
             raise
-
-
-def stir(*directories: Path) -> None:
-    """Change directories, so that the next listing asks the server.
-
-    Of two changes within a tick of the server's clock, an NFS 3 client that has listed between them
-    does not notice the second one for up to a minute.
-    """
-    for directory in directories:
-        name = directory / f"{PREFIX}{os.getpid()}-stir"
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            try:
-                fsio.system().mkdir(name)
-            finally:
-                fsio.remove_empty_directories(name)

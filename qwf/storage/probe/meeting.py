@@ -20,13 +20,12 @@ from ...errors import LockTimeoutError
 from ...types import Json
 from .. import fsio, lock
 from . import clocks, contests, races, sightings
-from .files import PREFIX, put_file, stir
+from .files import PREFIX, put_file
 from .findings import Finding, Grade, Level, why
 
 __all__ = ["meet"]
 
 _POLL_SECONDS: Final = 0.005
-_STIR_SECONDS: Final = 1.0
 _WELCOME_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 90.0
 
@@ -135,45 +134,33 @@ def _heard(
 ) -> Any:
     """Wait until somebody, whose directory is called `home`, has said something."""
     # Found by listing: a name that is looked up too early stays missing for half a minute on NFS.
-    wait, was_there = _Wait(seconds, place / "talk"), False
+    end, was_there = time.monotonic() + seconds, False
     while True:
-        there = home in fsio.list_names(place.parent)
-        if name in fsio.list_names(place / "talk"):  # asked last: it may be said before leaving
+        there = home in fsio.list_fresh(place.parent)
+        if name in _listed(place / "talk"):  # asked last: it may be said before leaving
             return json.loads(fsio.read_bytes(place / "talk" / name))
         if was_there and not there:
             raise _PartnerLostError("the other has left")
         was_there = there
-        if not wait.goes_on():
+        if time.monotonic() > end:
             raise _PartnerLostError(f"the other has said nothing for {seconds:g} s")
         if meanwhile is not None:
             meanwhile()
-
-
-class _Wait:
-    """Waits in steps, until the time is over; stirs now and then where something is to appear."""
-
-    def __init__(self, seconds: float, *directories: Path) -> None:
-        now = time.monotonic()
-        self._end, self._stir_at, self._directories = (
-            now + seconds,
-            now + _STIR_SECONDS,
-            directories,
-        )
-
-    def goes_on(self) -> bool:
         time.sleep(_POLL_SECONDS)
-        now = time.monotonic()
-        if now > self._stir_at:
-            self._stir_at = now + _STIR_SECONDS
-            stir(*self._directories)
-        return now < self._end
+
+
+def _listed(directory: Path) -> list[str]:
+    try:
+        return fsio.list_fresh(directory)
+    except FileNotFoundError:
+        return []
 
 
 def _find_partner(mine: Path, seconds: float, refused: dict[str, str]) -> _Talk | None:
     """Wait until somebody comes here, or go to somebody whose name comes before mine."""
-    wait = _Wait(seconds, mine.parent, mine / "talk")
-    while wait.goes_on():
-        if "guest" in fsio.list_names(mine / "talk"):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if "guest" in fsio.list_fresh(mine / "talk"):
             guest = fsio.read_bytes(mine / "talk" / "guest").decode()
             _say(mine, "welcome", guest)
             return _Talk(mine, guest, is_host=True)
@@ -183,6 +170,7 @@ def _find_partner(mine: Path, seconds: float, refused: dict[str, str]) -> _Talk 
                 if not reason:
                     return _Talk(mine.parent / name, mine.name, is_host=False)
                 refused[name] = reason
+        time.sleep(_POLL_SECONDS)
     return None
 
 
@@ -191,14 +179,14 @@ def _others(mine: Path) -> list[str]:
     purpose = mine.name.rpartition("-")[2]
     return sorted(
         name
-        for name in fsio.list_names(mine.parent)
+        for name in fsio.list_fresh(mine.parent)
         if name.startswith(PREFIX) and name.endswith(f"-{purpose}") and name != mine.name
     )
 
 
 def _is_ready(place: Path) -> bool:
     try:
-        return "talk" in fsio.list_names(place)
+        return "talk" in _listed(place)
     except OSError:
         return True  # closed to this user: going there says so
 

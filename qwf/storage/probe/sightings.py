@@ -15,7 +15,7 @@ from typing import Final
 
 from ...types import Json
 from .. import fsio
-from .files import PREFIX, new_file, put_file, stir
+from .files import new_file, put_file
 from .findings import Finding, Grade, Level, show_seconds
 
 __all__ = ["SIGHTS", "Sight", "judge_sights", "make", "prepare", "touch"]
@@ -41,13 +41,13 @@ class Sight:
     def seconds_until_seen(self, place: Path, before: object, limit: float) -> float | None:
         """Look until something else is seen than before; None when it takes too long.
 
-        A listing that stays old comes right with any further change of the directory.
+        A listing that stays old is asked for anew, as a worker does that must know.
         """
         start = time.monotonic()
         if not self._changes(place, before, self.limit(limit)):
             if not self.is_listing:
                 return None
-            stir(place)
+            fsio.list_fresh(place)
             if not self._changes(place, before, limit):
                 return None
         return time.monotonic() - start
@@ -100,7 +100,7 @@ def touch(path: Path) -> None:
 
 
 def _listed(directory: Path) -> object:
-    return sorted(name for name in fsio.list_names(directory) if not name.startswith(PREFIX))
+    return sorted(fsio.list_names(directory))
 
 
 def _all_listed(directory: Path) -> object:
@@ -171,7 +171,7 @@ def judge_sights(seen: Mapping[str, Sequence[float | None]], *, who: str, limit:
     aside = f" ({others}; qwf does not rely on that)" if others else ""
     slowest = f"{SIGHTS[worst].in_words}: {_in_words(delay, limit)}"
     if SIGHTS[worst].is_listing and delay is not None and delay >= min(limit, _TOLD_SECONDS):
-        slowest += ", when its directory was changed again"
+        slowest += ", and only when asked for anew"
     if _or_never(delay) <= _SOON_SECONDS:
         return Finding(
             name="visibility",
