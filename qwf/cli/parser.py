@@ -67,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_demo(commands)
     _add_check(commands)
+    _add_doctor(commands)
     _add_experiments(_add_group(commands, "exp", "experiments: list, show, delete, restore"))
     recorders = _add_group(
         commands, "rec", "recorders: list, search, show, compare, tag, delete, restore, ..."
@@ -149,6 +150,32 @@ def _add_check(commands: Any) -> None:
     )
     check.add_argument("store", nargs="?", help="the same as --uri")
     check.add_argument("--repair", action="store_true", help="set right what can be")
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = _add(
+        commands,
+        "doctor",
+        "doctor.run_doctor",
+        "try out whether a store and a task pool may live in a directory",
+        more="Tries what qwf relies on (creating, linking, renaming, locking, syncing, clocks) "
+        "with several processes, in a directory of its own that it removes. With --meet, run at "
+        "the same time on two hosts that share the directory, also between them. Exit code 0 when "
+        "both may live there, 1 when one may not, or only with a restriction. What is wrong for "
+        "moments only, such as a server that loses answers, may escape a test of seconds.",
+        example="qwf doctor /mnt/share/qwf --meet",
+        uri=False,
+        tables="json",
+    )
+    doctor.add_argument("path", metavar="PATH", help="an existing directory")
+    doctor.add_argument("--meet", action="store_true", help="also between two hosts")
+    doctor.add_argument(
+        "--wait",
+        type=seconds_of,
+        default=120.0,
+        metavar="AGE",
+        help="how long --meet waits for the other, such as 90s, 10m; default: 2m",
+    )
 
 
 # --- experiments -----------------------------------------------------------------------------

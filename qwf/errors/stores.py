@@ -15,6 +15,7 @@ __all__ = [
     "FormatVersionError",
     "InstantiationError",
     "LockTimeoutError",
+    "NoDirectoryError",
     "NotAStoreError",
     "NotDurableError",
     "NotInitializedError",
@@ -42,6 +43,20 @@ class StoreNotFoundError(QwfError, FileNotFoundError):
         return (
             f"there is no store at {self.path}. Nothing was created. Say where it is with --uri or "
             "QWF_URI, or go to the directory that has it."
+        )
+
+
+class NoDirectoryError(QwfError, NotADirectoryError):
+    """There is no directory where one was to be tried out."""
+
+    def __init__(self, path: str | PathLike[str], *, found: str, nearest: object) -> None:
+        super().__init__()
+        self.path, self.found, self.nearest = path, found, nearest
+
+    def __str__(self) -> str:
+        return (
+            f"cannot try out {self.path}: expected a directory and found {self.found}. Nothing was "
+            f"created. The nearest directory above it is {self.nearest}; try that, or create it."
         )
 
 
