@@ -428,9 +428,14 @@ def read_bytes(path: Path | str) -> bytes:
     Notes
     -----
     On network filesystems a file that another node replaces may fail with ESTALE; the name is then
-    looked up again.
+    looked up again. So is one that is said to be missing, which a client may say for half a minute
+    of a name that it has asked for before it was given.
     """
-    return _retry_stale(path, lambda: _read_once(path))
+    try:
+        return _retry_stale(path, lambda: _read_once(path))
+    except FileNotFoundError:
+        _open_directory(Path(path).parent)
+        return _read_once(path)
 
 
 def _read_once(path: Path | str) -> bytes:
