@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import qwf
+from qwf.tasks.manage import TaskManager
 from qwf.tracking import catalog
 from qwf.tracking.check import Finding, check_store
 from qwf.tracking.manager import ExpManager
@@ -36,6 +37,11 @@ def check(root: Path, *, repair: bool = False) -> list[Finding]:
 
 
 def test_a_sound_store_has_no_findings(root: Path) -> None:
+    assert check(root) == []
+
+
+def test_a_task_pool_belongs_into_a_store(root: Path) -> None:
+    TaskManager("pool", uri=root).create_task([{"model": "a"}])
     assert check(root) == []
 
 

@@ -41,6 +41,7 @@ _OF_STORE: Final = {
     layout.QUARANTINE,
     layout.INDEX,
     layout.PROVENANCE,
+    layout.TASKS,
 }
 
 
