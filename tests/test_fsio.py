@@ -124,6 +124,36 @@ def test_an_exclusive_name_is_given_once(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
+def test_a_replacement_that_happened_counts_although_the_replaced_file_is_still_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a client of NFS 3 shows after a lost reply, until the file is opened."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    replaced = os.lstat(path)
+    opened = False
+
+    class Showing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def replace(self, source: Path, target: Path) -> None:
+            os.replace(source, target)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+        def open(self, name: Path, *arguments: int) -> int:
+            nonlocal opened
+            opened |= name == path
+            return os.open(name, *arguments)
+
+        def lstat(self, name: Path) -> os.stat_result:
+            return replaced if name == path and not opened else os.lstat(name)
+
+    monkeypatch.setattr(fsio, "os", Showing())
+    fsio.write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
 def test_a_link_that_happened_although_the_server_reports_eexist_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,9 @@ def _is_at(path: Path, entry: os.stat_result) -> bool:
         with contextlib.suppress(OSError):
             os.utime(path.parent)
         _open_directory(path.parent)
+        # Where another file had the name, the client may still show that one until it is opened.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
         return os.path.samestat(os.lstat(path), entry)
     except OSError:
         return False
