@@ -20,6 +20,8 @@ __all__ = ["ALWAYS", "QUESTIONS", "TIMES", "look"]
 
 TIMES = 20
 
+_PATIENCE = 30.0
+
 QUESTIONS = {
     "listing": "a new name, by listing",
     "touched": "... after touching the directory",
@@ -57,6 +59,8 @@ def look(mount: Mount) -> dict[str, int]:
 
     def order() -> None:
         here.send("go on")
+        if not here.poll(_PATIENCE):
+            raise TimeoutError("node A does nothing")
         here.recv()
 
     def observe() -> dict[str, int]:
