@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["LosingProxy", "rename_call"]
+__all__ = ["ConnectionEndedError", "LosingProxy", "read_message", "rename_call", "write_message"]
 
 _CALL: Final = 0
 _NFS: Final = 100003
@@ -47,7 +47,7 @@ def rename_call(message: bytes) -> int | None:
     return number if asked == (_CALL, _NFS, _VERSION, _RENAME) else None
 
 
-class _ConnectionEndedError(Exception):
+class ConnectionEndedError(Exception):
     """One side has closed the connection."""
 
 
@@ -57,9 +57,9 @@ def _read_exactly(connection: socket.socket, length: int) -> bytes:
         try:
             part = connection.recv(min(length, 1 << 20))
         except OSError as error:
-            raise _ConnectionEndedError from error
+            raise ConnectionEndedError from error
         if not part:
-            raise _ConnectionEndedError
+            raise ConnectionEndedError
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
@@ -80,7 +80,7 @@ def write_message(connection: socket.socket, message: bytes) -> None:
     try:
         connection.sendall(struct.pack(">I", _LAST_FRAGMENT | len(message)) + message)
     except OSError as error:
-        raise _ConnectionEndedError from error
+        raise ConnectionEndedError from error
 
 
 class LosingProxy:
@@ -110,13 +110,22 @@ class LosingProxy:
         self.address: tuple[str, int] = self._listener.getsockname()
 
     def start(self) -> None:
-        """Serve in threads until the process ends."""
+        """Serve in threads until the proxy is closed."""
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def close(self) -> None:
+        """Take no more connections; those that there are last until a side ends them."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            _Connection(client, socket.create_connection(self._server), self._loses).start()
+        with self._listener:
+            while True:
+                try:
+                    client, _ = self._listener.accept()
+                except OSError:  # closed
+                    return
+                server = socket.create_connection(self._server)
+                _Connection(client, server, self._loses).start()
 
     def _loses(self, message: bytes) -> int | None:
         """Count a rename; return its number if the reply is to be lost."""
@@ -146,13 +155,19 @@ class _Connection:
             side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def start(self) -> None:
-        for work in (self._pass_calls, self._pass_replies):
-            threading.Thread(target=self._until_ended, args=(work,), daemon=True).start()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with self._client, self._server:
+            replies = threading.Thread(target=self._until_ended, args=(self._pass_replies,))
+            replies.start()
+            self._until_ended(self._pass_calls)
+            replies.join()
 
     def _until_ended(self, work: Callable[[], None]) -> None:
-        with contextlib.suppress(_ConnectionEndedError):
+        with contextlib.suppress(ConnectionEndedError):
             work()
-        for side in (self._client, self._server):
+        for side in (self._client, self._server):  # the other thread waits for one of them
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)
 

@@ -65,7 +65,7 @@ def find_program(name: str, root: Path = Path("/")) -> Path | None:
 
 def _need_programs(*names: str) -> None:
     for name in names:
-        if find_program(name) is None:
+        if shutil.which(name) is None:
             raise CannotRunError(f"{name} is missing, by which the guest's packages are fetched")
 
 
@@ -74,11 +74,10 @@ def _download(cache: Path) -> list[Path]:
         return _download_as_listed(cache, _AS_ME)
     except CannotRunError:
         # The machine's list of packages is missing or too old; it is not ours to renew.
-        own = [*_AS_ME]
-        for key, name in (("Lists", "lists"), ("Cache", "cache")):
-            directory = cache / "apt" / name
+        lists, archives = cache / "apt" / "lists", cache / "apt" / "cache"
+        for directory in (lists, archives):
             (directory / "partial").mkdir(parents=True, exist_ok=True)
-            own += ["-o", f"Dir::{'State::' if key == 'Lists' else ''}{key}={directory}"]
+        own = (*_AS_ME, "-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={archives}")
         _run("apt-get", *own, "update")
         return _download_as_listed(cache, own)
 
@@ -121,7 +120,5 @@ def _run(*command: str, cwd: Path | None = None) -> str:
         raise CannotRunError(f"{command[0]} did not end within {_SECONDS} s") from error
     if done.returncode != 0:
         told = done.stderr.strip().splitlines() or ["it told nothing"]
-        raise CannotRunError(
-            f"{' '.join(command[:1])} failed, so the guest's packages are missing: {told[-1]}"
-        )
+        raise CannotRunError(f"{command[0]} cannot get the guest's packages: {told[-1]}")
     return done.stdout

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from . import guest, packages, summary
 from .refusal import CannotRunError
@@ -31,7 +32,13 @@ NOT_RUN = 77
 
 SECONDS = 240
 
+CONSOLE = "console"
+
+# What a kernel that has started tells at its end.
+_SIGNS_OF_LIFE = ("System halted", "Kernel panic")
+
 _DISK_BYTES = 512 << 20
+_MEMORY_BYTES = 1 << 30
 
 
 def main() -> int:
@@ -39,7 +46,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         check_machine(platform.system(), platform.machine())
-        check_places([PROJECT, Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix)])
+        check_places(PROJECT, Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix))
         root = packages.prepare(CACHE)
         results = _fresh_results()
         in_time = _boot(root, results)
@@ -59,14 +66,14 @@ def check_machine(system: str, machine: str) -> None:
         )
 
 
-def check_places(needed: Sequence[Path]) -> None:
-    """Refuse if the guest could not see what it needs of the host for its own directories."""
-    for path in needed:
+def check_places(project: Path, *others: Path) -> None:
+    """Refuse if the guest could not see, or name, what it needs of the host."""
+    if set(" ,:") & set(str(project)):
+        raise CannotRunError(f"a kernel's command line cannot name {project}")
+    for path in (project, *others):
         for covered in guest.SHADOWED:
             if path.resolve().is_relative_to(covered):
-                raise CannotRunError(
-                    f"the guest covers {covered} of this machine, and needs {path}"
-                )
+                raise CannotRunError(f"the guest has a {covered} of its own, and needs {path}")
 
 
 def _fresh_results() -> Path:
@@ -78,44 +85,53 @@ def _fresh_results() -> Path:
 
 def _boot(root: Path, results: Path) -> bool:
     """Run the guest to its end; return whether it ended by itself."""
-    disk = CACHE / "disk"
-    _make_disk(disk, root)
+    _make_disk(CACHE / "disk", root)
     linux = packages.find_program("linux.uml", root)
     if linux is None:
         raise CannotRunError("the package user-mode-linux has no program linux.uml")
     command = [
-        *(str(linux), "mem=1G", f"ubd0={disk}", "root=/dev/root", "rootfstype=hostfs"),
-        *("rootflags=/", "ro", f"init={_first_program(root, results)}", f"uml_dir={CACHE}/uml"),
-        *("con=null", "con0=null,fd:1", "quiet"),
+        *(str(linux), f"mem={_MEMORY_BYTES >> 20}M", "ubd0=disk", "uml_dir=uml"),
+        *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
+        *(f"init={_first_program(root, results)}", "con=null", "con0=null,fd:1", "quiet"),
     ]
-    console = CACHE / "console"
-    with console.open("wb") as output:
-        kernel = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            kernel.wait(SECONDS)
-            in_time = True
-        except subprocess.TimeoutExpired:
-            in_time = False
-        finally:
-            _end(kernel)
-    if in_time and not (results / guest.LOG).exists():
-        told = console.read_text(errors="replace").split("\n")
-        last = [line.strip() for line in told if line.strip()] or ["it told nothing"]
+    with (CACHE / CONSOLE).open("wb") as console:
+        in_time = run_for(command, console, SECONDS)
+    told = (CACHE / CONSOLE).read_text(errors="replace")
+    if in_time and not any(sign in told for sign in _SIGNS_OF_LIFE):
+        last = [line.strip() for line in told.splitlines() if line.strip()] or ["it told nothing"]
         raise CannotRunError(f"User-Mode-Linux does not start on this machine: {last[-1]}")
     return in_time
 
 
-def _end(kernel: subprocess.Popen[bytes]) -> None:
-    # Its processes are processes of the host, all in the session that was started for it.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(kernel.pid, signal.SIGKILL)
-    kernel.wait()
+def run_for(command: Sequence[str], output: BinaryIO, seconds: float) -> bool:
+    """Run a program for so long, then kill it and its children; return whether it ended before."""
+    program = subprocess.Popen(
+        command,
+        cwd=CACHE,
+        env={**os.environ, "TMPDIR": str(_place_of_memory())},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        program.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    else:
+        return True
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+
+
+def _place_of_memory() -> Path:
+    # The guest's memory is a file; in a container there may be little room where it would be fast.
+    fast = Path("/dev/shm")
+    if fast.is_dir() and shutil.disk_usage(fast).free > _MEMORY_BYTES:
+        return fast
+    return CACHE
 
 
 def _make_disk(disk: Path, root: Path) -> None:
@@ -142,21 +158,20 @@ def _first_program(root: Path, results: Path) -> Path:
 
 
 def _verdict(results: Path, in_time: bool) -> int:
-    log = (
-        (results / guest.LOG).read_text(errors="replace") if (results / guest.LOG).exists() else ""
-    )
+    log = results / guest.LOG if (results / guest.LOG).exists() else CACHE / CONSOLE
+    told = log.read_text(errors="replace")
     if not in_time:
-        print(f"{log}\nFAILED: the guest did not end within {SECONDS} s; its log is above")
+        print(f"{told}\nFAILED: the guest did not end within {SECONDS} s; its log is above")
         return 1
     answer = results / guest.ANSWER
     if not answer.exists():
-        print(f"{log}\nFAILED: the guest ended without a result; its log is above")
+        print(f"{told}\nFAILED: the guest ended without a result; its log is above")
         return 1
     found = json.loads(answer.read_text())
     print(summary.tables(found))
     failures = summary.failures(found)
     if failures:
-        print(log)
+        print(told)
     for failure in failures:
         print(f"FAILED: {failure}")
     return 1 if failures else 0

@@ -18,7 +18,7 @@ __all__ = ["run"]
 def run(
     mounts: Sequence[Mount],
     memory: Path,
-    lost_replies: Callable[[], dict[str, int]],
+    lost_replies: Callable[[], int],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Do everything on every mount; return the facts by mount and scenario, not judged yet."""
@@ -26,9 +26,9 @@ def run(
     say("imported")
     found: dict[str, Any] = {}
     for mount in mounts:
-        began, lost_before = time.monotonic(), lost_replies()["lost"]
+        began, lost_before = time.monotonic(), lost_replies()
         found[mount.name] = _on(mount, memory, say)
-        found[mount.name]["lost replies"] = lost_replies()["lost"] - lost_before
+        found[mount.name]["lost replies"] = lost_replies() - lost_before
         found[mount.name]["seconds"] = round(time.monotonic() - began, 1)
     return found
 

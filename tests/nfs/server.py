@@ -122,20 +122,20 @@ def client_names() -> list[str]:
     return sorted(line.partition(":")[2].strip() for line in lines if line.startswith("name:"))
 
 
-def start_proxy() -> Callable[[], dict[str, int]]:
+def start_proxy() -> Callable[[], int]:
     """Start the proxy in a process; return a function that asks it how many replies it has lost."""
     here, there = FORK.Pipe()
 
     def listen(questions: Connection) -> None:
         proxy = LosingProxy((ADDRESS, LOSING_PORT), (ADDRESS, _PORT), _LOSE_EVERY)
         proxy.start()
-        while questions.recv():
-            questions.send({"renames": proxy.renames, "lost": proxy.lost})
+        while True:
+            questions.recv()
+            questions.send(proxy.lost)
 
-    def ask() -> dict[str, int]:
-        here.send(True)
-        answer: dict[str, int] = here.recv()
-        return answer
+    def ask() -> int:
+        here.send("how many?")
+        return int(here.recv())
 
     FORK.Process(target=listen, args=(there,), daemon=True).start()
     ask()  # so that it listens when this returns
