@@ -29,13 +29,13 @@ def make_tasks():
         "module_path": "qwf.data.handler",
         "kwargs": {
             "panel": str(PRICES),
-            "start_time": "2017-01-03",
+            "start_time": "2016-01-04",
             "infer_processors": [{"class": "RobustZScoreNorm"}, {"class": "Fillna"}],
             "learn_processors": [{"class": "DropnaLabel"}, {"class": "CSRankNorm"}],
             "label_horizon": HORIZON,
         },
     }
-    segments = {"train": ("2017-01-03", "2018-12-31"), "test": ("2019-01-02", "2020-12-31")}
+    segments = {"train": ("2016-01-04", "2018-12-31"), "test": ("2019-01-02", "2020-12-31")}
     templates = [
         {
             "model": {

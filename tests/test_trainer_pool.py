@@ -506,6 +506,24 @@ def test_worker_processes_of_a_trainer_share_the_tasks(
     assert os.getpid() not in pids
 
 
+def test_an_interrupt_ends_the_worker_processes_which_give_their_tasks_back(
+    store: Path, place: Path, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        if len(fits(place)) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("qwf.tasks.waiting._show", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TrainerRM("e", kernels=2).train([task(number, "hold") for number in range(3)])
+    for _, pid in fits(place):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert TaskManager("e").task_stat() == {"waiting": 3}
+    assert statuses() == {"FAILED": 2}
+    assert [one["attempts"] for one in TaskManager("e").query(decode=False)] == [0, 0, 0]
+
+
 def test_a_task_that_kills_its_process_is_set_aside_and_the_others_are_trained(
     store: Path, place: Path, task: Callable[..., Any]
 ) -> None:

@@ -55,7 +55,8 @@ class TrainerRM(Trainer):
     -----
     A task is trained once, however often it is given: `train` returns the recorder that there is,
     made by whatever process. What has failed, and a task of which the recorder was deleted, is
-    trained again.
+    trained again. What a `DelayTrainerRM` has prepared in the same pool is left to those who train
+    that, and waited for.
 
     *Other processes* may work on the same pool, submit the same tasks, and be killed: the others
     train what they have left. The recorder of an attempt that was killed stays LOST, of one that
