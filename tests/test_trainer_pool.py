@@ -536,12 +536,16 @@ def test_a_task_that_kills_its_process_is_set_aside_and_the_others_are_trained(
     assert statuses() == {"FINISHED": 3, "LOST": 3}
 
 
+class NobodyTakes(TaskManager):
+    def fetch_except(self, *_: Any) -> Any:
+        os._exit(9)
+
+
 def test_processes_that_die_before_they_begin_are_not_started_for_ever(
-    store: Path, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    store: Path, task: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("qwf.trainer.through_pool.working", lambda *_: os._exit(9))
     with pytest.raises(BrokenProcessPool, match="worker of pool 'e' died"):
-        TrainerRM("e", kernels=2).train([task(1), task(2)])
+        TrainerRM("e", NobodyTakes("e"), kernels=2).train([task(1), task(2)])
     assert TaskManager("e").task_stat() == {"waiting": 2}
 
 
