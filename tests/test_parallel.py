@@ -188,7 +188,7 @@ def test_as_many_run_at_once_as_were_asked_for_and_never_more(store: Path, tmp_p
     assert most == 2
 
 
-def wait_for(path: Path) -> str:
+def wait_for_file(path: Path) -> str:
     while not path.exists():
         os.sched_yield()
     return "gone"
@@ -199,7 +199,9 @@ def test_who_asks_for_steps_may_do_something_else_while_calls_run(
 ) -> None:
     monkeypatch.setattr("qwf.parallel._LOOK_AGAIN_SECONDS", 0.01)
     go = tmp_path / "go"
-    with contextlib.closing(steps_in_processes([Call("waits", partial(wait_for, go))], 1)) as steps:
+    with contextlib.closing(
+        steps_in_processes([Call("waits", partial(wait_for_file, go))], 1)
+    ) as steps:
         assert next(steps) is None  # the call cannot have ended
         go.touch()
         assert [step for step in steps if step is not None] == [Outcome(0, "gone")]
