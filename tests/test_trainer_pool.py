@@ -407,6 +407,19 @@ def test_tasks_that_are_removed_meanwhile_are_told(store: Path, task: Callable[.
     assert number_of(caught.value.recorders[0]) == 0
 
 
+def test_a_damaged_result_is_told_and_does_not_hide_the_others(
+    store: Path, place: Path, task: Callable[..., Any]
+) -> None:
+    TrainerRM("e").train([task(0), task(1)])
+    result = next((store / "tasks" / "e" / "res").iterdir())
+    result.write_bytes(b"{")
+    with pytest.raises(TrainingError, match=result.name) as caught:
+        TrainerRM("e").train([task(0), task(1)])
+    assert len(caught.value.failures) == 1
+    assert len([one for one in caught.value.recorders if one]) == 1
+    assert numbers(place) == {0: 1, 1: 1}
+
+
 def test_an_attempt_that_has_lost_its_task_leaves_no_finished_recorder(
     store: Path, place: Path, task: Callable[..., Any]
 ) -> None:

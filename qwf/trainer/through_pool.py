@@ -199,6 +199,8 @@ def _no_recorder(task: Mapping[str, Any]) -> BaseException:
             f"the result of task {task['_id']} is a {type(result).__name__}, and a recorder is "
             "expected: the train function has to return one. It was left in the pool."
         )
+    if "error" in task:  # its files are damaged
+        return RemoteTaskError(task["_id"], str(task["error"]))
     return RemoteTaskError(task["_id"], f"it is {task['status']} again: somebody has reset it")
 
 
