@@ -50,7 +50,9 @@ _PUBLIC = {
     # training and collecting
     "Trainer": "trainer",
     "TrainerR": "trainer",
+    "TrainerRM": "trainer",
     "DelayTrainerR": "trainer",
+    "DelayTrainerRM": "trainer",
     "task_train": "trainer",
     "begin_task_train": "trainer",
     "end_task_train": "trainer",

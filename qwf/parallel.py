@@ -33,7 +33,7 @@ from .config import C
 from .process import exits
 from .tracking.manager import default_manager
 
-__all__ = ["Call", "Outcome", "in_processes", "on_executor", "one_by_one"]
+__all__ = ["Call", "Outcome", "in_processes", "on_executor", "one_by_one", "steps_in_processes"]
 
 T = TypeVar("T")
 
@@ -215,6 +215,14 @@ def in_processes(calls: Sequence[Call[T]], at_once: int) -> Generator[Outcome[T]
     Processes are started by the thread that asks, one after the other, as `multiprocessing` is set
     to. A thread for each would fork while the others hold locks.
     """
+    with contextlib.closing(steps_in_processes(calls, at_once)) as steps:
+        yield from (outcome for outcome in steps if outcome is not None)
+
+
+def steps_in_processes(
+    calls: Sequence[Call[T]], at_once: int
+) -> Generator[Outcome[T] | None, None, None]:
+    """Do as `in_processes`; yield None when for about a second no call has ended."""
     settings = _Settings.here()
     waiting = deque(enumerate(calls))
     running: list[_Worker[T]] = []
@@ -230,7 +238,10 @@ def in_processes(calls: Sequence[Call[T]], at_once: int) -> Generator[Outcome[T]
                         running.append(_Worker.started(index, call, settings))
                 except Exception as error:  # noqa: BLE001 - no memory for it, or it has no pickle
                     yield Outcome(index, error=error)
-            for worker in _ended(running) if running else ():
+            ready = _ended(running) if running else []
+            if running and not ready:
+                yield None
+            for worker in ready:
                 outcome = worker.outcome()
                 running.remove(worker)
                 worker.close()

@@ -26,7 +26,14 @@ import pytest
 import qwf
 from qwf import C, R, parallel
 from qwf.errors import RecorderInitializationError
-from qwf.parallel import Call, Outcome, in_processes, on_executor, one_by_one
+from qwf.parallel import (
+    Call,
+    Outcome,
+    in_processes,
+    on_executor,
+    one_by_one,
+    steps_in_processes,
+)
 
 Run = Callable[[Sequence[Call[Any]]], Iterator[Outcome[Any]]]
 
@@ -179,6 +186,25 @@ def test_as_many_run_at_once_as_were_asked_for_and_never_more(store: Path, tmp_p
         at_once += 1 if line == "begin" else -1
         most = max(most, at_once)
     assert most == 2
+
+
+def wait_for_file(path: Path) -> str:
+    while not path.exists():
+        os.sched_yield()
+    return "gone"
+
+
+def test_who_asks_for_steps_may_do_something_else_while_calls_run(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwf.parallel._LOOK_AGAIN_SECONDS", 0.01)
+    go = tmp_path / "go"
+    with contextlib.closing(
+        steps_in_processes([Call("waits", partial(wait_for_file, go))], 1)
+    ) as steps:
+        assert next(steps) is None  # the call cannot have ended
+        go.touch()
+        assert [step for step in steps if step is not None] == [Outcome(0, "gone")]
 
 
 @pytest.mark.parametrize(("way_to_die", "told"), [(die, "exit code 9"), (be_killed, "SIGKILL")])

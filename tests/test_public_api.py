@@ -62,6 +62,15 @@ PARAMETERS = {
     "TrainerR.train": "self tasks train_func experiment_name",
     "DelayTrainerR": "experiment_name train_func end_train_func",
     "DelayTrainerR.end_train": "self models end_train_func experiment_name",
+    "TrainerRM": "experiment_name task_pool train_func skip_run_task default_rec_name",
+    "TrainerRM.train": "self tasks train_func experiment_name before_status after_status "
+    "default_rec_name",
+    "TrainerRM.end_train": "self recs",
+    "TrainerRM.worker": "self train_func experiment_name",
+    "DelayTrainerRM": "experiment_name task_pool train_func end_train_func skip_run_task",
+    "DelayTrainerRM.train": "self tasks train_func experiment_name",
+    "DelayTrainerRM.end_train": "self recs end_train_func experiment_name",
+    "DelayTrainerRM.worker": "self end_train_func experiment_name",
     "Collector": "process_list",
     "MergeCollector": "collector_dict process_list merge_func",
     "RecorderCollector": "experiment process_list rec_key_func rec_filter_func artifacts_path "

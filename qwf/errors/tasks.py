@@ -13,6 +13,7 @@ __all__ = [
     "PoolNotFoundError",
     "PoolTimeoutError",
     "QueryError",
+    "RemoteTaskError",
     "TaskNotFoundError",
     "TaskStatusError",
     "TaskValueError",
@@ -58,6 +59,36 @@ class TrainingError(QwfError, RuntimeError):
             "`recorders` of this error holds them. Mend the tasks of `failures` and train those "
             "again."
         )
+
+
+class RemoteTaskError(QwfError, RuntimeError):
+    """A task has failed in another process, or before; its last failure, as the pool tells it.
+
+    Attributes
+    ----------
+    identity : str
+        The id of the task.
+    error, traceback : str
+    host, pid
+        Where it failed; None if that is not known.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        error: str,
+        *,
+        traceback: str = "",
+        host: str | None = None,
+        pid: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.identity, self.error, self.traceback = identity, error, traceback
+        self.host, self.pid = host, pid
+
+    def __str__(self) -> str:
+        where = "" if self.pid is None else f", pid {self.pid} on {self.host}"
+        return f"{self.error} (task {self.identity}{where})"
 
 
 class PoolNotFoundError(QwfError, FileNotFoundError):

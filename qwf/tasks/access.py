@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, Final
 
 from ..errors import (
@@ -71,6 +72,18 @@ class PoolAccess:
         self._claims: dict[tuple[int, str], Claims] = {}
         self._there = False
         self._fetched: set[str] = set()  # by this object, and not given back
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process is another worker, and has fetched nothing yet.
+        made = partial(
+            type(self),
+            self.task_pool,
+            uri=str(self._store.root),
+            max_attempts=self._max_attempts,
+            lease=self._lease,
+            allow_pickle=self.allow_pickle,
+        )
+        return made, ()
 
     def __repr__(self) -> str:
         return f"TaskManager({self.task_pool!r}, uri={str(self._store.root)!r})"

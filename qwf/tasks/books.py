@@ -217,12 +217,16 @@ class Books:
 
     @staticmethod
     def outline(status: str, token: Token) -> dict[str, Any]:
-        """Return what a task's name tells: ``_id status``, ``priority`` and ``attempts``."""
+        """Return what a task's name tells: ``_id status``, ``priority``, ``attempts``, ``origin``.
+
+        ``origin`` is the status that a running task was claimed from, and None of any other.
+        """
         return {
             "_id": token.id,
             "status": status,
             "priority": priority_of(token.rank),
             "attempts": token.attempts,
+            "origin": token.status,
         }
 
     def result(self, token: Token) -> Any:

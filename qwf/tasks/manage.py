@@ -38,6 +38,7 @@ _NONE: Final[Mapping[str, Any]] = {}
 
 # In the class its method has the name `list`.
 _Names: TypeAlias = list[str]
+_Failures: TypeAlias = list[dict[str, Any]]
 
 
 class _Inserted(NamedTuple):
@@ -336,7 +337,8 @@ class TaskManager(PoolAccess):
         ----------
         query : dict
         decode : bool
-            False: only what names tell (``_id status priority attempts``), without reading files.
+            False: only what names tell (``_id status priority attempts origin``), without reading
+            files.
 
         Yields
         ------
@@ -366,6 +368,22 @@ class TaskManager(PoolAccess):
         for task in self.query({"_id": str(_id)}):
             return task
         raise TaskNotFoundError(_id, pool=self.task_pool)
+
+    def failures(self, _id: object) -> _Failures:
+        """Return what is known of the failed attempts of a task, the oldest first.
+
+        Returns
+        -------
+        list of dict
+            ``error traceback host pid worker attempt started_at ended_at``, as far as known.
+
+        Raises
+        ------
+        TaskNotFoundError
+            If there is no task of this id.
+        """
+        _, token = self._found({"_id": str(_id)})
+        return self.books.failures(token)
 
     def task_stat(self, query: Mapping[str, Any] = _NONE) -> dict[str, int]:
         """Return how many tasks there are in each status; statuses without any are left out."""

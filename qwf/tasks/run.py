@@ -10,9 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from ..errors import LeaseLostError, TasksFailedError, TaskStatusError, TaskValueError, WriteError
+from ..errors import (
+    LeaseLostError,
+    QwfError,
+    TasksFailedError,
+    TaskStatusError,
+    TaskValueError,
+    WriteError,
+)
 from ..parallel import Call, in_processes
 from ..pool.tokens import DONE, FAILED, ORIGINS, PART_DONE, WAITING
+from ..tracking.recorder import Recorder
 from .books import FetchedTask
 from .manage import TaskManager
 
@@ -174,6 +182,7 @@ def _work_on(manager: TaskManager, work: Work, task: FetchedTask) -> Ended:
     def ended(status: str, error: BaseException | None = None) -> Ended:
         return Ended(identity, status, time.monotonic() - begun, error)
 
+    result = None
     try:
         try:
             result = work.run(task)
@@ -185,8 +194,23 @@ def _work_on(manager: TaskManager, work: Work, task: FetchedTask) -> Ended:
             return ended(manager.fail_task(task, error, final=True), error)
     except LeaseLostError as error:
         _logger.warning("%s", error)
+        _disown(result, work)
         return ended(LOST, error)
-    except (WriteError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except WriteError:
+        manager.give_up(task)
+        _disown(result, work)
+        raise
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
         manager.give_up(task)
         raise
     return ended(work.after_status)
+
+
+def _disown(result: Any, work: Work) -> None:
+    """Fail the recorder of an attempt that is not the task's result, lest it be taken for one.
+
+    What was begun by somebody else is left alone: whoever has the task now goes on with it.
+    """
+    if isinstance(result, Recorder) and work.before_status == WAITING:
+        with contextlib.suppress(OSError, QwfError):
+            result.end_run(Recorder.STATUS_FA)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import ConfigError, PoolTimeoutError, TasksFailedError, suggest
@@ -34,7 +35,7 @@ class _Manager(Protocol):
 
     def task_stat(self, query: Mapping[str, Any]) -> dict[str, int]: ...
 
-    def query(self, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]: ...
+    def query(self, query: Mapping[str, Any], decode: bool = True) -> Iterator[dict[str, Any]]: ...
 
     def recover(self, *, every: float) -> int: ...
 
@@ -49,8 +50,9 @@ def wait_for(
     timeout: float | None = None,
     on_failure: str = "raise",
     undone: tuple[str, ...] = _UNDONE,
+    work: Callable[[], bool] | None = None,
 ) -> dict[str, int]:
-    """Return when no task that matches is undone.
+    """Return when no task that matches is undone; until then wait, or work.
 
     Parameters
     ----------
@@ -61,7 +63,11 @@ def wait_for(
     on_failure : {"raise", "stop", "ignore"}
         ``raise``: when all have ended, raise if some failed; ``stop``: raise as soon as one has.
     undone : tuple of str
-        The statuses that count as not ended.
+        The statuses that count as not ended. Without ``part_done`` a task of which a part is done
+        has ended, also while somebody works on the rest.
+    work : callable, optional
+        Does a piece of the work, and returns whether there was any to do; it is called again and
+        again.
 
     Returns
     -------
@@ -89,14 +95,15 @@ def wait_for(
     begun = time.monotonic()
     pause = _FIRST_PAUSE_SECONDS
     lonely = _Lonely(manager.task_pool)
-    counts = manager.task_stat(query)
-    with Meter(sum(counts.values()), f"wait for {manager.task_pool}") as meter:
+    counts = _counted(manager, query, undone)
+    what = f"{'wait for' if work is None else 'work on'} {manager.task_pool}"
+    with Meter(sum(counts.values()), what) as meter:
         while True:
             looked = time.monotonic()
-            if any(counts.get(status) for status in undone):
+            if PART_DONE in undone and not _ended(counts, undone):
                 counts = _at_a_glance(manager, parsed, counts)
-            if not any(counts.get(status) for status in undone):
-                counts = manager.task_stat(query)  # tasks that move are missed by a glance
+            if PART_DONE not in undone or _ended(counts, undone):
+                counts = _counted(manager, query, undone)  # tasks that move are missed by a glance
             _show(meter, counts, undone)
             if counts.get(FAILED) and (on_failure == "stop" or _ended(counts, undone)):
                 if on_failure == "ignore":
@@ -109,9 +116,12 @@ def wait_for(
                 raise PoolTimeoutError(manager.task_pool, timeout, manager.task_stat(query))
             lonely.look(counts)
             took = time.monotonic() - looked
-            pause = max(min(1.5 * pause, _LONGEST_PAUSE_SECONDS), _PAUSES_PER_LOOK * took)
-            left = pause if timeout is None else min(pause, timeout - waited)
-            time.sleep(max(0.0, left))
+            if work is not None and _worked(work, _PAUSES_PER_LOOK * took):
+                pause = _FIRST_PAUSE_SECONDS
+            else:
+                pause = max(min(1.5 * pause, _LONGEST_PAUSE_SECONDS), _PAUSES_PER_LOOK * took)
+                left = pause if timeout is None else min(pause, timeout - waited)
+                time.sleep(max(0.0, left))
             manager.recover(every=_RECOVERY_SECONDS)
 
 
@@ -126,6 +136,28 @@ def failed(manager: _Manager, query: Mapping[str, Any], others: str) -> TasksFai
 
 def _ended(counts: Mapping[str, int], undone: tuple[str, ...]) -> bool:
     return not any(counts.get(status) for status in undone)
+
+
+def _counted(
+    manager: _Manager, query: Mapping[str, Any], undone: tuple[str, ...]
+) -> dict[str, int]:
+    if PART_DONE in undone:
+        return manager.task_stat(query)
+    found = manager.query(query, decode=False)
+    return dict(
+        Counter(PART_DONE if one["origin"] == PART_DONE else one["status"] for one in found)
+    )
+
+
+def _worked(work: Callable[[], bool], seconds: float) -> bool:
+    """Work for some time, or for one piece that takes longer; return whether there was any."""
+    latest = time.monotonic() + seconds
+    worked = False
+    while work():
+        worked = True
+        if time.monotonic() >= latest:
+            break
+    return worked
 
 
 def _at_a_glance(manager: _Manager, query: Query, before: Mapping[str, int]) -> dict[str, int]:
