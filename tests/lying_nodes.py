@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,14 +96,19 @@ class Holder:
             with node.entered(clock=clock):
                 manager = TaskManager(POOL, uri=node.store, lease=lease)
                 task = manager.fetch_task()
-                ids.put(task and task["_id"])
+                ids.put((task and task["_id"], os.getpid()))
                 assert self._told.wait(PATIENCE)
                 manager.commit_task_res(task, node.run(task["def"]))
 
         self._process = Children()
         self._process.add(hold)
         self._process.go()
-        self.held = ids.get()
+        self.held, self._pid = ids.get()
+
+    def is_killed(self) -> None:
+        """Kill it, and do not let it end in any other way."""
+        os.kill(self._pid, signal.SIGKILL)
+        assert self._process.exit_codes() == [-signal.SIGKILL]
 
     def commits(self) -> bool:
         """Let it commit; return whether it was allowed to."""

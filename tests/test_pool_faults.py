@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -383,6 +384,19 @@ def test_a_worker_of_which_all_heartbeats_fail_loses_its_task_and_does_no_harm(
     nodes.assert_drained(1)
     assert not holder.commits()
     nodes.assert_drained(1)
+
+
+def test_a_worker_that_finds_nothing_else_takes_over_what_a_dead_node_has_left(
+    nodes: Nodes, holds: Callable[..., Holder]
+) -> None:
+    a, b = nodes.add("a", *lost_replies(errno.EIO)), nodes.add("b", *lost_replies(errno.ENOENT))
+    TaskManager(POOL, uri=nodes.store).create_task(definitions(3))
+    holds(a).is_killed()
+    long_ago = nodes.heartbeat().stat().st_mtime - 1000
+    os.utime(nodes.heartbeat(), (long_ago, long_ago))
+    drain(b)
+    nodes.assert_drained(3)
+    nodes.assert_ran_once(3)
 
 
 def test_a_server_that_sets_no_times_for_one_node_still_has_its_pool_drained(nodes: Nodes) -> None:

@@ -61,7 +61,7 @@ class Recovery:
         self.observer = Observer(directory)
         self._last = float("-inf")
 
-    def run(self, worker: Worker, *, every: float = 0.0) -> int:
+    def run(self, worker: Worker, *, every: float = 0.0, patient: bool = False) -> int:
         """Do what is to be done; return how many tasks were taken from dead workers.
 
         Parameters
@@ -70,6 +70,9 @@ class Recovery:
             Who does it.
         every : float
             Do nothing if the last time is not so many seconds ago.
+        patient : bool
+            Whether to wait the second after which a worker that shows no sign of life is believed
+            dead; else the next call tells.
         """
         if time.monotonic() - self._last < every:
             return 0
@@ -85,7 +88,8 @@ class Recovery:
         private = self._others(directory.private, worker)
         trashed = self._others(directory.trash, worker)
         owners = {token.worker for token in running}
-        dead = self.observer.dead(owners | {one.worker for one in (*private, *trashed)})
+        others = owners | {one.worker for one in (*private, *trashed)}
+        dead = self.observer.dead(others, patient=patient)
         taken = 0
         for token in running:
             if token.worker in dead:

@@ -101,7 +101,8 @@ class PoolAccess:
         while True:
             claimed = claims.next(self._worker(), selection, unreadable)
             if claimed is None:
-                if not self._recovery.run(self._worker(), every=_RECOVERY_SECONDS):
+                # Who finds nothing may end now, and would never come to a second look.
+                if not self._recovery.run(self._worker(), every=_RECOVERY_SECONDS, patient=True):
                     return None
                 claims.forget()
                 continue
