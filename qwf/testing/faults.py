@@ -355,7 +355,7 @@ def faulty(*faults: Fault | StaleListing | LateNames, seed: int = 0) -> Iterator
     ...     _ = Path(root, "old").write_text("content")
     ...     with faulty(Fault("rename", "*/new", error=errno.EIO, after=True)) as injected:
     ...         try:
-    ...             fsio.move(Path(root, "old"), Path(root, "new"))
+    ...             fsio.system().rename(f"{root}/old", f"{root}/new")
     ...         except OSError:
     ...             print("refused, and", Path(root, "new").read_text(), "is there")
     ...     len(injected)
