@@ -23,7 +23,6 @@ from qwf.tasks.run import run_task
 from qwf.testing.faults import Injected, clock_off_by, faulty
 
 POOL = "pool"
-PATIENCE = 60  # a guard against a deadlock
 STATUSES = ("waiting", "running", "part_done", "done", "failed")
 
 
@@ -62,6 +61,16 @@ class Node:
             run_task(self.run, manager)
             self.note("lies", *(one.call for one in injected))
 
+    def fail(self) -> None:
+        """Try each task of the pool until it has failed for good."""
+
+        def failing(task: dict[str, Any]) -> None:
+            self.note("ran", task["number"])
+            raise ArithmeticError(task["number"])
+
+        with self.entered(seed=os.getpid()):
+            run_task(failing, TaskManager(POOL, uri=self.store))
+
     def run(self, task: dict[str, Any]) -> dict[str, int]:
         """What the tasks are: the expected result is known, and each run leaves a line."""
         self.note("ran", task["number"])
@@ -89,21 +98,22 @@ class Holder:
     """
 
     def __init__(self, node: Node, *, clock: float = 0.0, lease: float | None = None) -> None:
-        fork = multiprocessing.get_context("fork")
-        self._told, ids = fork.Event(), fork.SimpleQueue()
+        ids = multiprocessing.get_context("fork").SimpleQueue()
+        told, self._tell = os.pipe()  # an Event would wait for a process that was killed
 
         def hold() -> None:
             with node.entered(clock=clock):
                 manager = TaskManager(POOL, uri=node.store, lease=lease)
                 task = manager.fetch_task()
                 ids.put((task and task["_id"], os.getpid()))
-                assert self._told.wait(PATIENCE)
+                os.read(told, 1)
                 manager.commit_task_res(task, node.run(task["def"]))
 
         self._process = Children()
         self._process.add(hold)
         self._process.go()
         self.held, self._pid = ids.get()
+        os.close(told)
 
     def is_killed(self) -> None:
         """Kill it, and do not let it end in any other way."""
@@ -112,7 +122,11 @@ class Holder:
 
     def commits(self) -> bool:
         """Let it commit; return whether it was allowed to."""
-        self._told.set()
+        if self._tell >= 0:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._tell, b".")
+            os.close(self._tell)
+            self._tell = -1
         return self._process.exit_codes() == [0]
 
 
@@ -169,7 +183,16 @@ class Nodes:
         manager = TaskManager(POOL, uri=self.store)
         found = {task["def"]["number"]: task["res"] for task in manager.query({"status": "done"})}
         assert found == {number: {"twice": 2 * number} for number in range(n)}
+        self.assert_clean()
+
+    def assert_clean(self) -> None:
+        """The pool's own check finds nothing, and no private name is left."""
+        manager = TaskManager(POOL, uri=self.store)
         assert not hasattr(manager, "check") or manager.check() == []
+        pool = self.store / "tasks" / POOL
+        assert [*(pool / "tmp").iterdir(), *(pool / "trash").iterdir()] == []
+        named = {path.name.split(".")[3] for path in (pool / "done").iterdir()}
+        assert named <= {path.name.split(".")[2] for path in (pool / "res").iterdir()}
 
     def assert_ran_once(self, n: int) -> None:
         """No task was run twice, as the tasks themselves have noted."""
