@@ -30,6 +30,9 @@ _ANY_KIND: Final = b'"$'
 # Definitions never change, so they are read once; so many are kept.
 _KEPT_DEFINITIONS: Final = 20_000
 
+# As often a task that is read may get another result meanwhile.
+_LOOKS: Final = 5
+
 
 class FetchedTask(dict[str, Any]):
     """A task as a dict, and the claim by which its holder may commit it."""
@@ -105,10 +108,8 @@ class Books:
                 yield status, token
 
     def _reads(self, query: Query, status: str, token: Token) -> bool:
-        try:
-            return query.matches(self.document(status, token, result=query.needs_result))
-        except FileNotFoundError:
-            return False  # it was removed, or has moved on, while the pool was listed
+        task = self.present(status, token, result=query.needs_result)
+        return task is not None and query.matches(task)
 
     def count(self, query: Query) -> dict[str, int]:
         """Return how many tasks match, by status."""
@@ -172,6 +173,21 @@ class Books:
             return parse_definition(data, path), parse_definition(data, path)
         definition = self._values.decode(form, f"the definition of task {token.id}")
         return definition, _with_lists(definition)
+
+    def present(self, status: str, token: Token, *, result: bool = True) -> dict[str, Any] | None:
+        """Return a task as `document` does, as it is now if it has moved on.
+
+        None if it was removed, or a file of it is missing, which the check tells.
+        """
+        for _ in range(_LOOKS):
+            try:
+                return self.document(status, token, result=result)
+            except FileNotFoundError:
+                found = self._directory.look_for(token.id)
+            if found is None or found == (status, token):
+                break
+            status, token = found
+        return None
 
     @staticmethod
     def outline(status: str, token: Token) -> dict[str, Any]:

@@ -299,6 +299,8 @@ class TaskManager(PoolAccess):
         ------
         LeaseLostError
             If the task is not this process's any more.
+        TaskStatusError
+            If it would be done in part without a result. The task is still held.
         """
         if status is not None and status not in ORIGINS:
             raise TaskStatusError(status, ORIGINS, "a task cannot be given back to")
@@ -359,8 +361,9 @@ class TaskManager(PoolAccess):
             if not decode:
                 yield self.books.outline(status, token)
                 continue
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                yield self.books.document(status, token)
+            task = self.books.present(status, token)
+            if task is not None:
+                yield task
 
     def re_query(self, _id: object) -> dict[str, Any]:
         """Return a task as it is now.
