@@ -20,17 +20,21 @@ from ..storage.entries import list_entries, move_entry, unlink_entry
 from .directory import Directory
 from .insertion import finish
 from .records import Failure
-from .tokens import NO_RESULT, RUNNING, Token, parse_token, worker_of
+from .tokens import NO_RESULT, RUNNING, WAITING, Token, parse_token, worker_of
 from .transitions import end_attempt, finish_removal
 from .workers import Observer, Worker, is_worker
 
-__all__ = ["Recovery", "split_private"]
+__all__ = ["Private", "Recovery", "private_names", "split_private"]
 
 _logger: Final = logging.getLogger("qwf.pool")
 
 # The file of a dead worker is kept for those who wonder what has become of it.
 _KEEP_WORKERS_SECONDS: Final = 3600.0
 _MANY_WORKERS: Final = 20
+
+# What is listed may take a while until it can be looked at.
+_LOOKS: Final = 10
+_PAUSE_SECONDS: Final = 0.1
 
 
 def split_private(name: str) -> tuple[str, str] | None:
@@ -46,11 +50,19 @@ def split_private(name: str) -> tuple[str, str] | None:
     return (worker, end) if dot and is_worker(worker) else None
 
 
-@dataclass
-class _Private:
+@dataclass(frozen=True)
+class Private:
+    """A private name of a worker, taken apart."""
+
     name: str
     worker: str
     end: str
+
+
+def private_names(directory: str) -> list[Private]:
+    """Return what workers have in ``tmp/`` or ``trash/``."""
+    parts = [(name, split_private(name)) for name in list_entries(directory)]
+    return [Private(name, *split) for name, split in parts if split is not None]
 
 
 class Recovery:
@@ -93,26 +105,22 @@ class Recovery:
         taken = 0
         for token in running:
             if token.worker in dead:
-                taken += self._end_attempt(worker, token, dead[token.worker])
+                taken += self.take_back(worker, token, dead[token.worker])
         for one in private:
             if one.worker in dead:
-                self._finish_insertion(worker, one)
+                self.finish_insertion(worker, one)
         for one in trashed:
             if one.worker in dead:
-                self._finish_removal(worker, one)
+                self.finish_removal(worker, one)
         self._last = time.monotonic()
         return taken
 
     @staticmethod
-    def _others(directory: str, worker: Worker) -> list[_Private]:
-        found = []
-        for name in list_entries(directory):
-            parts = split_private(name)
-            if parts is not None and parts[0] != worker.id:
-                found.append(_Private(name, *parts))
-        return found
+    def _others(directory: str, worker: Worker) -> list[Private]:
+        return [one for one in private_names(directory) if one.worker != worker.id]
 
-    def _end_attempt(self, worker: Worker, token: Token, why: str) -> int:
+    def take_back(self, worker: Worker, token: Token, why: str) -> int:
+        """End the attempt of a dead worker; return 1, or 0 if it has ended meanwhile."""
         noted = self.observer.describe(token.worker)
         by = {key: noted.get(key) for key in ("host", "pid")}
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -128,22 +136,42 @@ class Recovery:
         _logger.warning("%s; its task %s is %s again", why, token.id, status)
         return 1
 
-    def _finish_insertion(self, worker: Worker, one: _Private) -> None:
+    def finish_insertion(self, worker: Worker, one: Private) -> None:
+        """Go on with what a dead worker has begun to insert."""
         directory = self._directory
         mine = f"{directory.private}/{worker.private_name(one.end)}"
-        if not move_entry(f"{directory.private}/{one.name}", mine):
-            return
-        token = parse_token(one.end)
-        # With one name it was not inserted, and nobody was told that it was.
-        if token is None or fsio.count_names(Path(mine)) < 2:
-            unlink_entry(mine)
-        elif fsio.is_same_file(Path(mine), Path(directory.definitions, token.id)):
-            finish(directory, mine, token)
-            directory.note_order()
-        else:  # the task was removed meanwhile, and its definition is in the trash
-            unlink_entry(mine)
+        if move_entry(f"{directory.private}/{one.name}", mine):
+            with contextlib.suppress(FileNotFoundError):  # this worker was taken for dead itself
+                self._finish_mine(mine, parse_token(one.end))
 
-    def _finish_removal(self, worker: Worker, one: _Private) -> None:
+    def _finish_mine(self, mine: str, token: Token | None) -> None:
+        directory = self._directory
+        # With one name it was not inserted, and nobody was told that it was.
+        if token is None or fsio.count_names(Path(mine)) < 2 or self._was_removed(mine, token):
+            unlink_entry(mine)
+        else:
+            finish(directory, mine, token)
+            fsio.fsync_directory(Path(directory.status_path(WAITING)))
+            directory.note_order()
+
+    def _was_removed(self, mine: str, token: Token) -> bool:
+        """Whether the other name of a private file is in the trash.
+
+        The listing is asked, since a definition that was looked for before it came stays missing
+        for this host's NFS client.
+        """
+        inode, _ = fsio.stamp(Path(mine))
+        for _ in range(_LOOKS):
+            if token.id not in self._directory.ids():
+                return True
+            with contextlib.suppress(FileNotFoundError):
+                # Another file is that of a new task of this id.
+                return inode != fsio.stamp(Path(self._directory.definitions, token.id))[0]
+            time.sleep(_PAUSE_SECONDS)
+        return False  # it is listed and not to be seen: rather a task too many than one too few
+
+    def finish_removal(self, worker: Worker, one: Private) -> None:
+        """Go on with what a dead worker has begun to remove."""
         directory = self._directory
         name = worker.private_name(one.end)
         if not move_entry(f"{directory.trash}/{one.name}", f"{directory.trash}/{name}"):
@@ -154,6 +182,7 @@ class Recovery:
             finish_removal(directory, name, token)
 
     def _tidy(self, worker: Worker) -> None:
+        """Remove the files of workers that have died long ago and left nothing."""
         directory = self._directory
         left = {worker.id, *map(worker_of, directory.names(RUNNING))}
         for place in (directory.private, directory.trash):
