@@ -165,7 +165,7 @@ class Books:
             except FileNotFoundError as error:
                 reason: Exception = error
                 found = self._directory.look_for(token.id)
-                if found is None:
+                if found is None or (found == (status, token) and self._is_gone(token)):
                     return None
                 if found == (status, token):
                     break
