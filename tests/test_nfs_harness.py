@@ -280,7 +280,7 @@ def found_on_one_mount(*, losing: bool) -> dict[str, Any]:
                 "done": [[0, 0, 10], [1, 1, 20], [2, 2, 10]],
                 "findings": [],
             },
-            "disk": {"waiting": [], "running": [], "done": ["a", "b", "c"]},
+            "disk": {"waiting": [], "running": [], "done": ["a", "b", "c"], "odd": []},
         },
         "sleeper": {
             "refused": ["LeaseLostError", "LeaseLostError"],
@@ -348,6 +348,11 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         "v3/drain/disk",
         {"running": ["c"], "done": ["a", "b"]},
         "2 done, and {'running': 1}",
+    ),
+    "a result is left over": (
+        "v3/drain/disk",
+        {"done": ["a", "b", "c"], "odd": ["x"]},
+        "3 done, and {'odd': 1}",
     ),
     "the books count wrong": ("v3/drain/books/stat", {"done": 2, "running": 1}, "books end with"),
     "the pool is unsound": ("v3/drain/books/findings", ["x"], "check of the pool finds"),
