@@ -141,7 +141,7 @@ def _books(store: Path) -> dict[str, Any]:
 
 
 def _disk(mount: Mount) -> dict[str, list[str]]:
-    """Return the names of the tokens by status, and what FORMAT.md does not allow in a quiet pool."""
+    """Return the names of the tokens by status, and what a quiet pool must not have."""
     pool = mount.on_server / f"store-{mount.name}" / "tasks" / POOL
     statuses = ("waiting", "running", "part_done", "done", "failed")
     found = {status: sorted(os.listdir(pool / status)) for status in statuses}
