@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import kernel, server
-from .nodes import Mount, Node
+from .nodes import LOSING, Mount, Node
 
 __all__ = ["ANSWER", "LOG", "SHADOWED", "main"]
 
@@ -105,7 +105,7 @@ def _mount_all(mount_port: str, nodes: tuple[Node, Node]) -> list[Mount]:
     table = [
         ("v4.2", "nfs4", f"{server.ADDRESS}:/", f"vers=4.2,{at},clientaddr=CLIENT"),
         ("v3", "nfs", below, version_3),
-        ("v3-losing", "nfs", below, f"{version_3},port={server.LOSING_PORT},nosharecache"),
+        (LOSING, "nfs", below, f"{version_3},port={server.LOSING_PORT},nosharecache"),
     ]
     mounts = []
     for name, kind, source, options in table:

@@ -13,7 +13,10 @@ from typing import Any
 
 from . import kernel
 
-__all__ = ["FORK", "Mount", "Node"]
+__all__ = ["FORK", "LOSING", "Mount", "Node"]
+
+# The mount on which replies are lost.
+LOSING = "v3-losing"
 
 # qwf is imported once: in this kernel, system calls are slow, and each import takes seconds.
 FORK = multiprocessing.get_context("fork")

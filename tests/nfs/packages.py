@@ -78,7 +78,7 @@ def _download(cache: Path) -> list[Path]:
         for directory in (lists, archives):
             (directory / "partial").mkdir(parents=True, exist_ok=True)
         own = (*_AS_ME, "-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={archives}")
-        _run("apt-get", *own, "update")
+        _run("apt-get", *own, "-o", "APT::Update::Error-Mode=any", "update")
         return _download_as_listed(cache, own)
 
 

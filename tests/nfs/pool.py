@@ -44,7 +44,7 @@ def drain(mount: Mount, memory: Path) -> dict[str, Any]:
         ``ids``: what each node was told when it inserted. ``trained``: number of each task and pid
         of each time that one was begun, as the training function itself has noted it. ``killed``:
         pids. ``books``: what the pool says, asked from node B. ``disk``: what the server's disk
-        shows.
+        shows, read by nothing of qwf.
     """
     began = time.monotonic()
     definitions: list[Definition] = [{"number": number} for number in range(TASKS)]
@@ -141,9 +141,19 @@ def _books(store: Path) -> dict[str, Any]:
 
 
 def _disk(mount: Mount) -> dict[str, list[str]]:
-    (pool,) = (mount.on_server / f"store-{mount.name}" / "tasks").glob(POOL)
+    """Return the names of the tokens by status, and what a quiet pool must not have."""
+    pool = mount.on_server / f"store-{mount.name}" / "tasks" / POOL
     statuses = ("waiting", "running", "part_done", "done", "failed")
-    return {status: sorted(os.listdir(pool / status)) for status in statuses}
+    found = {status: sorted(os.listdir(pool / status)) for status in statuses}
+    due = set()
+    for token in found["done"]:
+        place, _epoch, _attempts, result = token.split(".")
+        _priority, time_of_insertion, identity = place.split("-")
+        due.add(f"{identity}.{time_of_insertion}.{result}")
+    odd = due ^ set(os.listdir(pool / "res"))
+    odd.update(os.listdir(pool / "tmp"), os.listdir(pool / "trash"))
+    odd.update(path.name for path in (pool / "def").iterdir() if path.stat().st_nlink != 2)
+    return {**found, "odd": sorted(odd)}
 
 
 def _until(reached: Callable[[], bool], what: str) -> None:

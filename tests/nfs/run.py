@@ -127,11 +127,15 @@ def run_for(command: Sequence[str], output: BinaryIO, seconds: float) -> bool:
 
 
 def _place_of_memory() -> Path:
-    # The guest's memory is a file; in a container there may be little room where it would be fast.
+    # The guest's memory is a file that is mapped and executed; a container may have little room for
+    # it where it would be fast, or forbid to execute there.
     fast = Path("/dev/shm")
-    if fast.is_dir() and shutil.disk_usage(fast).free > _MEMORY_BYTES:
-        return fast
-    return CACHE
+    try:
+        found = os.statvfs(fast)
+    except FileNotFoundError:
+        return CACHE
+    fits = found.f_bavail * found.f_frsize > _MEMORY_BYTES
+    return fast if fits and not found.f_flag & os.ST_NOEXEC else CACHE
 
 
 def _make_disk(disk: Path, root: Path) -> None:

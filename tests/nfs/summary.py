@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .nodes import LOSING
 from .visibility import ALWAYS, QUESTIONS, TIMES
 
 __all__ = ["EXPECTED", "failures", "tables"]
@@ -14,10 +15,8 @@ __all__ = ["EXPECTED", "failures", "tables"]
 EXPECTED = {
     "v4.2": ("nfs4", "vers=4.2"),
     "v3": ("nfs", "vers=3"),
-    "v3-losing": ("nfs", "vers=3"),
+    LOSING: ("nfs", "vers=3"),
 }
-
-_LOSING = "v3-losing"
 
 Found = dict[str, Any]
 
@@ -81,7 +80,7 @@ def _failures(found: Found) -> Iterator[str]:
         else:
             of_mount = found["scenarios"][name]
             judgements = (
-                _race(of_mount["race"], of_mount["lost replies"], losing=name == _LOSING),
+                _race(of_mount["race"], of_mount["lost replies"], losing=name == LOSING),
                 _visibility(of_mount["visibility"]),
                 _drain(of_mount["drain"]),
                 _sleeper(of_mount["sleeper"]),
@@ -168,12 +167,12 @@ def _sleeper(sleeper: Found) -> Iterator[str]:
 def _tracking(tracking: Found) -> Iterator[str]:
     if any(tracking["exit codes"]):
         yield f"processes that logged ended with {tracking['exit codes']}"
-    writers = tracking["writers"]
-    tags = {f"{writer}-{step}": str(step) for writer in writers for step in range(tracking["each"])}
+    numbers = range(tracking["each"])
+    tags = {f"{writer}-{step}": str(step) for writer in tracking["taggers"] for step in numbers}
     if tracking["tags"] != tags:
         yield f"of {len(tags)} tags that were set at once {len(tracking['tags'])} are there"
     steps = tracking["steps"]
-    runs = {writer: ["FINISHED", 1 / steps, steps, [writer]] for writer in writers}
+    runs = {writer: ["FINISHED", 1 / steps, steps, [writer]] for writer in tracking["writers"]}
     if tracking["runs"] != runs:
         yield f"runs that were logged at once read as {tracking['runs']}"
     if tracking["findings"]:

@@ -13,7 +13,7 @@ from qwf import R
 from qwf.tracking import liveness, recorder
 from qwf.tracking.check import check_store
 
-from .nodes import Mount
+from .nodes import LOSING, Mount
 from .pool import store_of
 
 __all__ = ["Watched", "log_together"]
@@ -28,29 +28,34 @@ _PATIENCE = 60.0
 
 
 def log_together(mount: Mount) -> dict[str, Any]:
-    """Let each writer have a run of its own, and set tags of a run that all share.
+    """Let each writer have a run of its own, and set tags of a run that several share.
+
+    Both nodes share it, but where replies are lost. There, and where locks exclude nobody, a node
+    may repeat a rename that has happened, and by that rename what another has named so meanwhile.
 
     Returns
     -------
     dict
-        ``writers``, ``each``, ``steps``: who set how many tags and logged how many metrics.
-        ``tags``: of the shared run, as the other node reads them; ``runs``: of each writer's run
-        its status, last metric, number of metrics and artifact; ``findings``: of the check.
+        ``writers``, ``taggers``, ``each``, ``steps``: who logs, who sets how many tags, how many
+        metrics each logs. ``tags``: of the shared run, as the other node reads them; ``runs``: of
+        each writer's run its status, last metric, number of metrics and artifact; ``findings``: of
+        the check.
     """
     shared = mount.nodes[0].ask(_shared_run, store_of(mount, 0))
-    writers = {
-        f"{node.name}{writer}": node.process(
-            _log, store_of(mount, number), shared, f"{node.name}{writer}"
-        )
-        for number, node in enumerate(mount.nodes)
-        for writer in range(WRITERS_PER_NODE)
-    }
+    sharing = mount.nodes[:1] if mount.name == LOSING else mount.nodes
+    writers, taggers = {}, []
+    for number, node in enumerate(mount.nodes):
+        for name in (f"{node.name}{writer}" for writer in range(WRITERS_PER_NODE)):
+            tagged = shared if node in sharing else None
+            writers[name] = node.process(_log, store_of(mount, number), name, tagged)
+            taggers += [name] if tagged else []
     for process in writers.values():
         process.start()
     for process in writers.values():
         process.join(_PATIENCE)
     return {
         "writers": list(writers),
+        "taggers": taggers,
         "each": TAGS,
         "steps": STEPS,
         "exit codes": [process.exitcode for process in writers.values()],
@@ -65,16 +70,16 @@ def _shared_run(store: Path) -> str:
     return identity
 
 
-def _log(store: Path, shared: str, writer: str) -> None:
+def _log(store: Path, writer: str, tagged: str | None) -> None:
     qwf.init(uri=store)
-    common = R.get_recorder(recorder_id=shared, experiment_name="together")
     with R.start(experiment_name="together", recorder_name=writer):
-        for step in range(max(TAGS, STEPS)):
-            if step < STEPS:
-                R.log_metrics(step=step, loss=1 / (step + 1))
-            if step < TAGS:
+        own = R.get_recorder()
+        common = R.get_recorder(recorder_id=tagged, experiment_name="together") if tagged else None
+        for step in range(STEPS):
+            own.log_metrics(step=step, loss=1 / (step + 1))
+            if common is not None and step < TAGS:
                 common.set_tags(**{f"{writer}-{step}": step})
-        R.save_objects(result=[writer])
+        own.save_objects(result=[writer])
 
 
 def _read(store: Path, shared: str) -> dict[str, Any]:
