@@ -7,6 +7,7 @@ import json
 from argparse import Namespace
 
 from ..config import C
+from ..pool.check import check_pools
 from ..storage.layout import parse_uri
 from ..tracking.check import check_store
 
@@ -18,6 +19,7 @@ def run_check(options: Namespace) -> int:
     given = options.store if options.uri is None else options.uri
     root = parse_uri(C.uri if given is None else given)
     findings = check_store(root, repair=options.repair)
+    findings += check_pools(root, repair=options.repair)
     foreign = [finding for finding in findings if finding.foreign]
     left = [finding for finding in findings if not finding.repaired and not finding.foreign]
     if options.json:

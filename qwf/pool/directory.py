@@ -49,6 +49,7 @@ class Directory:
         self.workers = f"{base}/{_WORKERS}"
         self.private = f"{base}/{_PRIVATE}"
         self.trash = f"{base}/{_TRASH}"
+        self.settings = root / _POOL_FILE
         self._order = f"{base}/{_ORDER}"
 
     def __repr__(self) -> str:
@@ -85,12 +86,16 @@ class Directory:
         for name in _ALL:
             fsio.make_directories(self.root / name)
         settings = new_document(POOL_KIND, POOL_FORMAT, max_attempts=DEFAULT_ATTEMPTS)
-        fsio.create_whole(self.root / _POOL_FILE, encode_document(settings))
+        fsio.create_whole(self.settings, encode_document(settings))
 
     def complete(self) -> None:
         """Make directories that are missing: what copies a pool may leave out empty ones."""
         for name in _ALL:
             fsio.make_directories(self.root / name)
+
+    def places(self) -> list[str]:
+        """Return the directories that make up a pool."""
+        return [str(self.root / name) for name in _ALL]
 
     @property
     def max_attempts(self) -> int:
@@ -105,14 +110,14 @@ class Directory:
         """Change how often a task may fail, for all who work on the pool from now on."""
         if attempts != self.max_attempts:
             update_document(
-                self.root / _POOL_FILE,
+                self.settings,
                 lambda present: {**present, "max_attempts": attempts},
                 kind=POOL_KIND,
                 version=POOL_FORMAT,
             )
 
     def _read_settings(self) -> dict[str, object]:
-        return read_document(self.root / _POOL_FILE, kind=POOL_KIND, version=POOL_FORMAT)
+        return read_document(self.settings, kind=POOL_KIND, version=POOL_FORMAT)
 
     # --- tokens ---
 

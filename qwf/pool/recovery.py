@@ -24,7 +24,7 @@ from .tokens import NO_RESULT, RUNNING, Token, parse_token, worker_of
 from .transitions import end_attempt, finish_removal
 from .workers import Observer, Worker, is_worker
 
-__all__ = ["Recovery", "split_private"]
+__all__ = ["Private", "Recovery", "private_names", "split_private"]
 
 _logger: Final = logging.getLogger("qwf.pool")
 
@@ -46,11 +46,19 @@ def split_private(name: str) -> tuple[str, str] | None:
     return (worker, end) if dot and is_worker(worker) else None
 
 
-@dataclass
-class _Private:
+@dataclass(frozen=True)
+class Private:
+    """A private name of a worker, taken apart."""
+
     name: str
     worker: str
     end: str
+
+
+def private_names(directory: str) -> list[Private]:
+    """Return what workers have in ``tmp/`` or ``trash/``."""
+    parts = [(name, split_private(name)) for name in list_entries(directory)]
+    return [Private(name, *split) for name, split in parts if split is not None]
 
 
 class Recovery:
@@ -93,26 +101,22 @@ class Recovery:
         taken = 0
         for token in running:
             if token.worker in dead:
-                taken += self._end_attempt(worker, token, dead[token.worker])
+                taken += self.take_back(worker, token, dead[token.worker])
         for one in private:
             if one.worker in dead:
-                self._finish_insertion(worker, one)
+                self.finish_insertion(worker, one)
         for one in trashed:
             if one.worker in dead:
-                self._finish_removal(worker, one)
+                self.finish_removal(worker, one)
         self._last = time.monotonic()
         return taken
 
     @staticmethod
-    def _others(directory: str, worker: Worker) -> list[_Private]:
-        found = []
-        for name in list_entries(directory):
-            parts = split_private(name)
-            if parts is not None and parts[0] != worker.id:
-                found.append(_Private(name, *parts))
-        return found
+    def _others(directory: str, worker: Worker) -> list[Private]:
+        return [one for one in private_names(directory) if one.worker != worker.id]
 
-    def _end_attempt(self, worker: Worker, token: Token, why: str) -> int:
+    def take_back(self, worker: Worker, token: Token, why: str) -> int:
+        """End the attempt of a dead worker; return 1, or 0 if it has ended meanwhile."""
         noted = self.observer.describe(token.worker)
         by = {key: noted.get(key) for key in ("host", "pid")}
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -128,12 +132,16 @@ class Recovery:
         _logger.warning("%s; its task %s is %s again", why, token.id, status)
         return 1
 
-    def _finish_insertion(self, worker: Worker, one: _Private) -> None:
+    def finish_insertion(self, worker: Worker, one: Private) -> None:
+        """Go on with what a dead worker has begun to insert."""
         directory = self._directory
         mine = f"{directory.private}/{worker.private_name(one.end)}"
-        if not move_entry(f"{directory.private}/{one.name}", mine):
-            return
-        token = parse_token(one.end)
+        if move_entry(f"{directory.private}/{one.name}", mine):
+            with contextlib.suppress(FileNotFoundError):  # this worker was taken for dead itself
+                self._finish_mine(mine, parse_token(one.end))
+
+    def _finish_mine(self, mine: str, token: Token | None) -> None:
+        directory = self._directory
         # With one name it was not inserted, and nobody was told that it was.
         if token is None or fsio.count_names(Path(mine)) < 2:
             unlink_entry(mine)
@@ -143,7 +151,8 @@ class Recovery:
         else:  # the task was removed meanwhile, and its definition is in the trash
             unlink_entry(mine)
 
-    def _finish_removal(self, worker: Worker, one: _Private) -> None:
+    def finish_removal(self, worker: Worker, one: Private) -> None:
+        """Go on with what a dead worker has begun to remove."""
         directory = self._directory
         name = worker.private_name(one.end)
         if not move_entry(f"{directory.trash}/{one.name}", f"{directory.trash}/{name}"):

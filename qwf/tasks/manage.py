@@ -7,8 +7,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..errors import LeaseLostError, TaskNotFoundError, TaskStatusError, TaskValueError
+from ..errors import (
+    LeaseLostError,
+    PoolNotFoundError,
+    TaskNotFoundError,
+    TaskStatusError,
+    TaskValueError,
+)
 from ..pool import transitions
+from ..pool.check import check as check_pool
 from ..pool.directory import Directory
 from ..pool.insertion import Draft, known_ids
 from ..pool.records import Failure, Result, encode_definition, identity_of
@@ -23,6 +30,7 @@ from ..pool.tokens import (
     rank_of,
 )
 from ..storage import fsio, layout
+from ..storage.findings import Finding, Workbench
 from ..types import Task
 from .access import PoolAccess, explained, find_store
 from .books import FetchedTask
@@ -39,6 +47,7 @@ _NONE: Final[Mapping[str, Any]] = {}
 # In the class its method has the name `list`.
 _Names: TypeAlias = list[str]
 _Failures: TypeAlias = list[dict[str, Any]]
+_Findings: TypeAlias = list[Finding]
 
 
 class _Inserted(NamedTuple):
@@ -503,3 +512,28 @@ class TaskManager(PoolAccess):
         if taken:
             self.look_again()
         return taken
+
+    def check(self, *, repair: bool = False, older_than_seconds: float = 3600.0) -> _Findings:
+        """Look at every file of the pool, and set right what can be.
+
+        Parameters
+        ----------
+        repair : bool
+            Otherwise nothing is changed.
+        older_than_seconds : float
+            From which age on what an unfinished write left belongs to nobody.
+
+        Returns
+        -------
+        list of Finding
+            Empty for a sound pool. What others are just doing is none, and is not disturbed.
+
+        Raises
+        ------
+        PoolNotFoundError
+            If there is no such pool.
+        """
+        if not self.directory.root.is_dir():
+            raise PoolNotFoundError(self.directory.root)
+        bench = Workbench(self._store.root, repair=repair, older_than_seconds=older_than_seconds)
+        return check_pool(self.directory, bench, lease=self._lease)

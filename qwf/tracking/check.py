@@ -9,29 +9,25 @@ newer qwf where they are.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from ..errors import CorruptRecordError, FormatVersionError
 from ..storage import fsio, layout
-from ..storage.codec import load_json
-from ..storage.documents import Document, encode_document, is_as_written, read_document
+from ..storage.documents import is_as_written, read_document
+from ..storage.findings import UPGRADE, Finding, Workbench, newer
 from ..storage.index import Index
 from ..version import EXPERIMENT_FORMAT, PROVENANCE_FORMAT, STORE_FORMAT
 from .catalog import marks_of, names_of
 from .check_recorder import RecorderCheck
-from .findings import UPGRADE, Finding, Remedy, Workbench, newer
 from .metadata import EXPERIMENT_KIND, STORE_KIND, new_experiment, new_store
 from .store import Store
 from .surroundings import PROVENANCE_KIND
 from .table import FAMILIES
 
 __all__ = ["Finding", "check_store"]
-
-_CLAIM: Final = re.compile(r".+\.json\.\d+")
 
 # What belongs into the directory of a store, and into that of an experiment.
 _OF_STORE: Final = {
@@ -41,7 +37,7 @@ _OF_STORE: Final = {
     layout.QUARANTINE,
     layout.INDEX,
     layout.PROVENANCE,
-    layout.TASKS,
+    layout.TASKS,  # has a check of its own
 }
 
 
@@ -84,7 +80,7 @@ class _StoreCheck:
             yield self._bench.finding(self._root, problem, action)
             return
         path = self._root / layout.STORE_FILE
-        yield from self._document(path, STORE_KIND, STORE_FORMAT, new_store)
+        yield from self._bench.document(path, STORE_KIND, STORE_FORMAT, new_store)
         for name in sorted(_shown(self._root)):
             if name not in _OF_STORE:
                 yield self._bench.foreign(self._root / name)
@@ -108,40 +104,6 @@ class _StoreCheck:
                 problem = f"it cannot be checked to its end: {error}"
                 yield self._bench.finding(directory, problem, "look at the disk")
 
-    # --- documents ---
-
-    def _document(
-        self, path: Path, kind: str, version: int, fresh: Callable[[], Document]
-    ) -> Iterator[Finding]:
-        """Look at a document that can be written anew without losing what a user has saved."""
-        try:
-            read_document(path, kind=kind, version=version)
-            yield from self._as_written(path)
-        except FileNotFoundError:
-            yield self._bench.finding(path, "it is missing", self._rewriting(path, fresh))
-        except CorruptRecordError as error:
-            yield self._bench.finding(path, error.reason, self._rewriting(path, fresh))
-
-    def _rewriting(self, path: Path, fresh: Callable[[], Document]) -> Remedy:
-        def apply() -> str:
-            kept = f"; the old one is {self._bench.copy_aside(path)}" if path.exists() else ""
-            fsio.write_atomic(path, encode_document(fresh()))
-            return f"it was written anew{kept}"
-
-        return Remedy("writes it anew", apply)
-
-    def _as_written(self, path: Path) -> Iterator[Finding]:
-        data = fsio.read_bytes(path)
-        if is_as_written(data):
-            return
-
-        def apply() -> str:
-            fsio.write_atomic(path, encode_document(load_json(data)))  # type: ignore[arg-type]  # parsed before
-            return "it was accepted as it is"
-
-        problem = "it does not match its checksum: edited by hand, or damaged"
-        yield self._bench.finding(path, problem, Remedy("accepts it as it is", apply))
-
     # --- what unfinished writes left ---
 
     def _leftovers(self) -> Iterator[Finding]:
@@ -150,13 +112,11 @@ class _StoreCheck:
             claims = layout.ARTIFACTS not in below  # there, names are the user's
             for name in [*names, *files]:
                 path = Path(directory, name)
-                unfinished = fsio.is_temporary(name) or (claims and _CLAIM.fullmatch(name))
-                if unfinished and self._bench.is_old(path):
-                    yield self._bench.finding(
-                        path, "an unfinished write left it", self._bench.parking(path)
-                    )
+                yield from self._bench.leftover(path, claims=claims)
             kept = (name for name in names if not fsio.is_temporary(name))
             names[:] = [name for name in kept if name != layout.QUARANTINE]
+            if not below and layout.TASKS in names:
+                names.remove(layout.TASKS)
 
     # --- experiments and recorders ---
 
@@ -173,7 +133,7 @@ class _StoreCheck:
             yield self._bench.finding(path, newer(error), UPGRADE)
             return
         fresh = partial(new_experiment, name, layout.decode_name(name))
-        yield from self._document(path, EXPERIMENT_KIND, EXPERIMENT_FORMAT, fresh)
+        yield from self._bench.document(path, EXPERIMENT_KIND, EXPERIMENT_FORMAT, fresh)
         for recorder_id in sorted(_shown(directory / layout.RECORDERS)):
             place = self._store.recorder_directory(name, recorder_id)
             check = RecorderCheck(self._bench, self._store, name, recorder_id)

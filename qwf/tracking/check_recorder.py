@@ -11,8 +11,8 @@ from ..errors import CorruptRecordError, FormatVersionError, UnsafeNameError
 from ..storage import fsio, layout, lock
 from ..storage.artifacts import measure_file
 from ..storage.documents import Document, is_as_written
+from ..storage.findings import UPGRADE, Finding, Remedy, Workbench, newer
 from ..storage.journal import read_journal, sound_lines, whole_size
-from .findings import UPGRADE, Finding, Remedy, Workbench, newer
 from .liveness import Observer
 from .metadata import ArtifactEntry, RecorderRecord, parse_artifact
 from .recorder import Recorder

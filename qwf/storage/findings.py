@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ..errors import FormatVersionError
-from ..storage import fsio, layout, trees
+from ..errors import CorruptRecordError, FormatVersionError
+from . import fsio, layout, trees
+from .codec import load_json
+from .documents import Document, encode_document, is_as_written, read_document
 
 __all__ = ["UPGRADE", "Finding", "Remedy", "Workbench", "newer"]
 
 UPGRADE: Final = "upgrade qwf"
+
+_CLAIM: Final = re.compile(r".+\.json\.\d+")
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,57 @@ class Workbench:
             return Finding(where, problem, remedy.apply(), repaired=True)
         return Finding(where, problem, f"--repair {remedy.offer}")
 
-    def foreign(self, path: Path) -> Finding:
-        """Return what says that an entry is not of qwf."""
+    def foreign(self, path: Path, problem: str = "it is not of qwf") -> Finding:
+        """Return what says that an entry, or something about it, is not of qwf."""
         where = path.relative_to(self.root).as_posix()
-        return Finding(where, "it is not of qwf", "it is left alone", foreign=True)
+        return Finding(where, problem, "it is left alone", foreign=True)
+
+    def leftover(self, path: Path, *, claims: bool = True) -> Iterator[Finding]:
+        """Tell of an entry that an unfinished write left, if it is old.
+
+        Parameters
+        ----------
+        path : Path
+        claims : bool
+            Whether ``<name>.json.<number>`` is a claim on a revision there.
+        """
+        unfinished = fsio.is_temporary(path.name) or (claims and _CLAIM.fullmatch(path.name))
+        if unfinished and self.is_old(path):
+            yield self.finding(path, "an unfinished write left it", self.parking(path))
+
+    # --- documents ---
+
+    def document(
+        self, path: Path, kind: str, version: int, fresh: Callable[[], Document]
+    ) -> Iterator[Finding]:
+        """Look at a document that can be written anew without losing what a user has saved."""
+        try:
+            read_document(path, kind=kind, version=version)
+            yield from self._as_written(path)
+        except FileNotFoundError:
+            yield self.finding(path, "it is missing", self._rewriting(path, fresh))
+        except CorruptRecordError as error:
+            yield self.finding(path, error.reason, self._rewriting(path, fresh))
+
+    def _rewriting(self, path: Path, fresh: Callable[[], Document]) -> Remedy:
+        def apply() -> str:
+            kept = f"; the old one is {self.copy_aside(path)}" if path.exists() else ""
+            fsio.write_atomic(path, encode_document(fresh()))
+            return f"it was written anew{kept}"
+
+        return Remedy("writes it anew", apply)
+
+    def _as_written(self, path: Path) -> Iterator[Finding]:
+        data = fsio.read_bytes(path)
+        if is_as_written(data):
+            return
+
+        def apply() -> str:
+            fsio.write_atomic(path, encode_document(load_json(data)))  # type: ignore[arg-type]  # parsed before
+            return "it was accepted as it is"
+
+        problem = "it does not match its checksum: edited by hand, or damaged"
+        yield self.finding(path, problem, Remedy("accepts it as it is", apply))
 
     # --- quarantine ---
 
