@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -181,9 +180,6 @@ class _PoolCheck:
                 text = "it cannot be read, so that only its age tells whether the worker lives"
                 alive = "wait until the worker has ended, and check again"
                 yield Problem(path, text, self._bench.parking(path) if name in dead else alive)
-            elif name in dead and name not in look.owners() and self._bench.is_old(path):
-                remove = Remedy("removes it", partial(_remove, path))
-                yield Problem(path, f"{dead[name]}, and has left nothing", remove)
 
     # --- what is not of the pool ---
 
@@ -199,11 +195,6 @@ def _hidden_or_claims(directory: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return [one for one in directory.iterdir() if one.name.startswith((".", "pool.json."))]
     return []
-
-
-def _remove(path: Path) -> str:
-    fsio.remove_file(path)
-    return "it was removed"
 
 
 def _fresh_settings() -> Document:
