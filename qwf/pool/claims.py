@@ -6,8 +6,10 @@ used up, or when somebody has noted that a task may come earlier than the listin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
+import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from ..storage.entries import Mark, list_entries, try_move
 from .directory import Directory
 from .records import Failure
 from .tokens import RUNNING, Token, id_of, is_token, parse_token, worker_of
-from .transitions import end_attempt
+from .transitions import end_attempt, same_attempt
 from .workers import Worker
 
 __all__ = ["ANY", "Claimed", "Claims", "Selection"]
@@ -82,6 +84,7 @@ class Claims:
         self._competing = 0
         self._tried = False  # since the listing, in vain
         self._unsure = False  # a rename was said to have failed, and may not have
+        self._choosing = threading.RLock()  # threads may share one user
 
     def next(self, worker: Worker, selection: Selection, passed: set[str]) -> Claimed | None:
         """Claim the next task; None if there is none.
@@ -101,10 +104,11 @@ class Claims:
         worker.be_seen()
         listings = 0
         while True:
-            if not self._is_current(selection):
-                self._list(selection, passed)
-                listings += 1
-            name = self._pop(passed)
+            with self._choosing:
+                if not self._is_current(selection):
+                    self._list(selection, passed)
+                    listings += 1
+                name = self._pop(passed)
             if name is not None:
                 found = self._try(worker, selection, name)
                 if found is not None:
@@ -121,7 +125,8 @@ class Claims:
 
     def forget(self) -> None:
         """List again before the next claim."""
-        self._names, self._listed = [], 0.0
+        with self._choosing:
+            self._names, self._listed = [], 0.0
 
     def _pop(self, passed: set[str]) -> str | None:
         names = self._names
@@ -139,9 +144,20 @@ class Claims:
         if token is None or not self._matches(selection, token):
             return None
         claimed = token.claimed(self._status, worker.id)
-        if try_move(f"{self._at}/{name}", f"{self._running}/{claimed.name}"):
+        # Noted before, so that no other thread adopts it, and an exit gives it back.
+        if not worker.take(claimed):
+            return None
+        try:
+            moved = try_move(f"{self._at}/{name}", f"{self._running}/{claimed.name}")
+        except BaseException:  # a signal may come just after the rename
+            with contextlib.suppress(OSError):
+                self._directory.move(claimed, RUNNING, claimed.released(), self._status)
+            worker.drop(claimed)
+            raise
+        if moved:
             return self._taken(worker, claimed)
         # Somebody was faster; on NFS 3 it may have been us, and the reply was lost.
+        worker.drop(claimed)
         self._unsure = self._tried = True
         self._competing = _COMPETING
         return None
@@ -193,13 +209,16 @@ class Claims:
 
     def _taken(self, worker: Worker, claimed: Token) -> Claimed | None:
         """Read what was claimed; None if it was taken away in between."""
-        worker.take(claimed)
         try:
             data = fsio.read_bytes(f"{self._running}/{claimed.name}")
         except OSError as error:
+            missing = error.errno in (errno.ENOENT, errno.ESTALE)
+            renamed = same_attempt(self._directory, claimed) if missing else None
+            if renamed is not None and renamed != claimed:  # it was given another priority
+                return self._taken(worker, renamed)
             worker.drop(claimed)
             self._unsure = self._tried = True
-            if error.errno in (errno.ENOENT, errno.ESTALE):
+            if missing:
                 return None
             # Counted, so that a bad file does not stop all workers for ever; and raised, so that a
             # worker whose mount is broken does not count against one task after the other.
@@ -217,7 +236,7 @@ class Claims:
                 continue
             if selection.accepts is not None and not selection.accepts(name):
                 continue
-            found = self._taken(worker, token)
+            found = self._taken(worker, token) if worker.take(token) else None
             self._unsure = True  # there may be more; or this one cannot be seen yet
             if found is not None:
                 return found

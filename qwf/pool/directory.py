@@ -19,6 +19,9 @@ __all__ = ["DEFAULT_ATTEMPTS", "MOST_ATTEMPTS", "Directory"]
 DEFAULT_ATTEMPTS: Final = 3
 MOST_ATTEMPTS: Final = 255
 
+# A task that moves to and fro is missed by a listing of all statuses, but not so often.
+_LOOKS: Final = 10
+
 _POOL_FILE: Final = "pool.json"
 _DEFINITIONS: Final = "def"
 _RESULTS: Final = "res"
@@ -143,36 +146,66 @@ class Directory:
         """
         return move_entry(self.path(status, token), self.path(new_status, new))
 
-    def find(self, identity: str, statuses: tuple[str, ...] = STATUSES) -> tuple[str, Token] | None:
-        """Return status and token of a task; None if there is none.
+    def find_all(self, identity: str) -> list[tuple[str, Token]]:
+        """Return status and token of a task, as often as it is seen; the latest state last.
 
-        A task that moves while the directories are listed may be missed: look again before
-        relying on None.
+        It is seen twice if it moves meanwhile, or was removed and inserted again just now.
         """
-        best: tuple[str, Token] | None = None
-        for status in statuses:
+        found = []
+        for status in STATUSES:
             for name in list_entries(self._statuses[status]):
                 if identity in name:
                     token = parse_token(name)
-                    if token and token.id == identity and (not best or best[1].epoch < token.epoch):
-                        best = status, token
-        return best
+                    if token is not None and token.id == identity:
+                        found.append((status, token))
+        return sorted(found, key=lambda one: (one[1].time, one[1].epoch))
+
+    def find(self, identity: str) -> tuple[str, Token] | None:
+        """Return status and token of a task; None if it is not seen.
+
+        It may be missed while it moves: `look_for` looks again.
+        """
+        found = self.find_all(identity)
+        return found[-1] if found else None
+
+    def look_for(self, identity: str) -> tuple[str, Token] | None:
+        """Return status and token of a task; None if there is none."""
+        for _ in range(_LOOKS):
+            found = self.find(identity)
+            if found is not None or not self._may_be_moving({identity} & self.ids()):
+                break
+        return found
+
+    def _may_be_moving(self, unseen: set[str]) -> bool:
+        """Whether one of the tasks of which the definition was seen, and no token, has one."""
+        if not unseen:
+            return False
+        private = list_entries(self.private)
+        return any(
+            self._has_token(one) and not any(one in name for name in private) for one in unseen
+        )
+
+    def _has_token(self, identity: str) -> bool:
+        try:
+            return fsio.count_names(Path(self.definitions, identity)) > 1
+        except OSError:
+            return False
 
     def snapshot(self) -> dict[str, tuple[str, str]]:
         """Return status and name of the token of each task, by id.
 
-        A task that moves while the directories are listed is looked for again, for a while; where
-        it was seen at two places the later state counts.
+        A task that moves while the directories are listed is looked for again; where it was seen
+        at two places the later state counts.
         """
         found: dict[str, tuple[str, str]] = {}
-        for _ in range(3):
+        for _ in range(_LOOKS):
             known = self.ids()
             for status in STATUSES:
                 for name in self.names(status):
                     seen = found.get(id_of(name))
-                    if seen is None or seen[1][51:57] <= name[51:57]:
+                    if seen is None or _age(seen[1]) <= _age(name):
                         found[id_of(name)] = status, name
-            if known <= found.keys():
+            if not self._may_be_moving(known - found.keys()):
                 break
         return found
 
@@ -189,3 +222,8 @@ class Directory:
     def note_order(self) -> None:
         """Tell those who go by a listing that there is something new."""
         renew_mark(self._order)
+
+
+def _age(name: str) -> tuple[str, str]:
+    """Return what is greater for a later task of one id, and for a later state of a task."""
+    return name[9:25], name[51:57]

@@ -89,6 +89,7 @@ def _batches(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
 def _insert_batch(
     directory: Directory, worker: Worker, drafts: list[Draft], tokens: list[Token]
 ) -> set[str]:
+    inserted: set[str] = set()
     for attempt in range(_ATTEMPTS):
         worker.be_seen()
         written = [
@@ -97,13 +98,15 @@ def _insert_batch(
         ]
         try:
             _write(written, drafts)
-            return _publish(directory, written)
+            _publish(directory, written, inserted)
         except FileNotFoundError:
             # This process slept so long that its private files were taken for a dead one's.
             if attempt == _ATTEMPTS - 1:
                 raise
             directory.complete()
             time.sleep(0.05 * attempt)
+        else:
+            return inserted
     raise AssertionError("unreachable")
 
 
@@ -115,7 +118,7 @@ def _write(written: list[_Written], drafts: list[Draft]) -> None:
         raise
 
 
-def _publish(directory: Directory, written: list[_Written]) -> set[str]:
+def _publish(directory: Directory, written: list[_Written], inserted: set[str]) -> None:
     won = []
     try:
         for one in written:
@@ -132,9 +135,9 @@ def _publish(directory: Directory, written: list[_Written]) -> set[str]:
     finally:
         # Others may have been told already that these are in the pool, so they are brought there
         # also when something has failed.
+        inserted.update(one.token.id for one in won)
         if won:
             _finish(directory, won)
-    return {one.token.id for one in won}
 
 
 def _finish(directory: Directory, won: list[_Written]) -> None:

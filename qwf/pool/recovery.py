@@ -20,7 +20,7 @@ from ..storage.entries import list_entries, move_entry, unlink_entry
 from .directory import Directory
 from .insertion import finish
 from .records import Failure
-from .tokens import NO_RESULT, RUNNING, Token, parse_token, worker_of
+from .tokens import NO_RESULT, RUNNING, WAITING, Token, parse_token, worker_of
 from .transitions import end_attempt, finish_removal
 from .workers import Observer, Worker, is_worker
 
@@ -31,6 +31,10 @@ _logger: Final = logging.getLogger("qwf.pool")
 # The file of a dead worker is kept for those who wonder what has become of it.
 _KEEP_WORKERS_SECONDS: Final = 3600.0
 _MANY_WORKERS: Final = 20
+
+# What is listed may take a while until it can be looked at.
+_LOOKS: Final = 10
+_PAUSE_SECONDS: Final = 0.1
 
 
 def split_private(name: str) -> tuple[str, str] | None:
@@ -143,13 +147,28 @@ class Recovery:
     def _finish_mine(self, mine: str, token: Token | None) -> None:
         directory = self._directory
         # With one name it was not inserted, and nobody was told that it was.
-        if token is None or fsio.count_names(Path(mine)) < 2:
+        if token is None or fsio.count_names(Path(mine)) < 2 or self._was_removed(mine, token):
             unlink_entry(mine)
-        elif fsio.is_same_file(Path(mine), Path(directory.definitions, token.id)):
+        else:
             finish(directory, mine, token)
+            fsio.fsync_directory(Path(directory.status_path(WAITING)))
             directory.note_order()
-        else:  # the task was removed meanwhile, and its definition is in the trash
-            unlink_entry(mine)
+
+    def _was_removed(self, mine: str, token: Token) -> bool:
+        """Whether the other name of a private file is in the trash.
+
+        The listing is asked, since a definition that was looked for before it came stays missing
+        for this host's NFS client.
+        """
+        inode, _ = fsio.stamp(Path(mine))
+        for _ in range(_LOOKS):
+            if token.id not in self._directory.ids():
+                return True
+            with contextlib.suppress(FileNotFoundError):
+                # Another file is that of a new task of this id.
+                return inode != fsio.stamp(Path(self._directory.definitions, token.id))[0]
+            time.sleep(_PAUSE_SECONDS)
+        return False  # it is listed and not to be seen: rather a task too many than one too few
 
     def finish_removal(self, worker: Worker, one: Private) -> None:
         """Go on with what a dead worker has begun to remove."""
@@ -163,6 +182,7 @@ class Recovery:
             finish_removal(directory, name, token)
 
     def _tidy(self, worker: Worker) -> None:
+        """Remove the files of workers that have died long ago and left nothing."""
         directory = self._directory
         left = {worker.id, *map(worker_of, directory.names(RUNNING))}
         for place in (directory.private, directory.trash):

@@ -97,13 +97,19 @@ class Token(NamedTuple):
             ORIGINS[origin], worker,
         )  # fmt: skip
 
-    def released(self, *, attempts: int | None = None, result: str | None = None) -> Token:
-        """Return the token when nobody holds the task any more."""
+    def released(
+        self, *, attempts: int | None = None, result: str | None = None, taken: bool = False
+    ) -> Token:
+        """Return the token when nobody holds the task any more; `taken`: from its owner.
+
+        The owner, and who takes it for dead, never give the same name: else the owner would
+        believe that it was its own rename which has ended the attempt.
+        """
         return Token(
             self.rank,
             self.time,
             self.id,
-            self.epoch + 1,
+            self.epoch + 1 + taken,
             self.attempts if attempts is None else attempts,
             self.result if result is None else result,
         )

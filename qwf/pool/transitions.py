@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,17 @@ from .records import Failure, Result, encode_failure, encode_result
 from .tokens import DONE, FAILED, PART_DONE, RUNNING, WAITING, Token, parse_token, rank_of
 from .workers import Worker
 
-__all__ = ["commit", "fail", "give_back", "prioritize", "remove", "reset", "result_path"]
+__all__ = [
+    "commit",
+    "fail",
+    "give_back",
+    "prioritize",
+    "remove",
+    "require_result",
+    "reset",
+    "result_path",
+    "same_attempt",
+]
 
 _logger: Final = logging.getLogger("qwf.pool")
 
@@ -59,22 +70,43 @@ def commit(
         raise TaskStatusError(status, (DONE, PART_DONE), "a result cannot be committed as")
     reference = f"{token.epoch:06x}{worker.id}"
     path = result_path(directory, token, reference)
-    fsio.write_new(Path(path), encode_result(token.id, result))
+    _write_result(directory, token, path, encode_result(token.id, result))
     try:
         fsio.secure_names(Path(directory.results), Path(path))
         new = token.released(result=reference)
         moved = _leave_running(directory, token, new, status)
     except OSError:
-        _drop_quietly(path)
+        if not _is_accepted(directory, token, reference):
+            _drop_quietly(path)
         raise  # after an interrupt, unlike this, nobody knows whether the token names the result
+    worker.drop(token)
     if not moved:
-        worker.drop(token)
         _drop_quietly(path)
         raise LeaseLostError(token.id, directory.root)
-    worker.drop(token)
+    fsio.fsync_directory(Path(directory.status_path(status)))
     if token.has_result:
         _drop_quietly(result_path(directory, token))
-    fsio.fsync_directory(Path(directory.status_path(status)))
+
+
+def _write_result(directory: Directory, token: Token, path: str, data: bytes) -> None:
+    try:
+        fsio.write_new(Path(path), data)
+    except WriteError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        # Of this attempt: committed before, or left by a try that failed.
+        if same_attempt(directory, token) is None:
+            raise LeaseLostError(token.id, directory.root) from None
+        fsio.write_atomic(Path(path), data)
+
+
+def _is_accepted(directory: Directory, token: Token, result: str) -> bool:
+    """Whether a task names a result; also if that cannot be known, because it is kept then."""
+    try:
+        found = directory.find(token.id)
+    except OSError:
+        return True
+    return found is not None and (found[1].time, found[1].result) == (token.time, result)
 
 
 def give_back(
@@ -88,10 +120,8 @@ def give_back(
         If the task is not this worker's any more.
     """
     target = status or token.status or WAITING
-    try:
-        moved = _leave_running(directory, token, token.released(), target)
-    finally:
-        worker.drop(token)
+    moved = _leave_running(directory, token, token.released(), target)
+    worker.drop(token)
     if not moved:
         raise LeaseLostError(token.id, directory.root)
     directory.note_order()
@@ -113,10 +143,8 @@ def fail(
     LeaseLostError
         If the task is not this worker's any more.
     """
-    try:
-        status = end_attempt(directory, token, failure, worker.id, final=final)
-    finally:
-        worker.drop(token)
+    status = end_attempt(directory, token, failure, worker.id, final=final)
+    worker.drop(token)
     if status is None:
         raise LeaseLostError(token.id, directory.root)
     return status
@@ -132,7 +160,8 @@ def end_attempt(
     path = failure_path(directory, token, writer)
     with contextlib.suppress(WriteError):  # a full disk must not keep the task from ending
         fsio.write_new(Path(path), encode_failure(token.id, failure))
-    if not _leave_running(directory, token, token.released(attempts=attempts), status):
+    new = token.released(attempts=attempts, taken=writer != token.worker)
+    if not _leave_running(directory, token, new, status):
         _drop_quietly(path)
         return None
     with contextlib.suppress(WriteError):
@@ -145,7 +174,7 @@ def end_attempt(
 def _leave_running(directory: Directory, token: Token, new: Token, status: str) -> bool:
     """Move a running token; follow it when its priority was changed meanwhile."""
     while not directory.move(token, RUNNING, new, status):
-        renamed = _same_attempt(directory, token)
+        renamed = same_attempt(directory, token)
         if renamed is None:
             return _has_become(directory, token, new)
         token, new = renamed, new._replace(rank=renamed.rank)
@@ -169,12 +198,15 @@ def _has_become(directory: Directory, old: Token, new: Token) -> bool:
     return False
 
 
-def _same_attempt(directory: Directory, token: Token) -> Token | None:
-    for name in list_entries(directory.status_path(RUNNING)):
-        if token.id in name:
-            other = parse_token(name)
-            if other is not None and other._replace(rank=token.rank) == token:
-                return other
+def same_attempt(directory: Directory, token: Token) -> Token | None:
+    """Return the token of an attempt that goes on, perhaps with another priority; else None."""
+    # A long listing may miss an entry that is just renamed.
+    for _ in range(3):
+        for name in list_entries(directory.status_path(RUNNING)):
+            if token.id in name:
+                other = parse_token(name)
+                if other is not None and other._replace(rank=token.rank) == token:
+                    return other
     return None
 
 
@@ -202,9 +234,8 @@ def reset(directory: Directory, token: Token, status: str, new_status: str | Non
         If it would be done without a result. Nothing was changed.
     """
     target = new_status or token.status or (PART_DONE if token.has_result else WAITING)
-    if target in (DONE, PART_DONE) and not token.has_result:
-        raise TaskStatusError(target, (WAITING, FAILED), f"task {token.id} has no result, and not")
-    new = token.released(attempts=0)
+    require_result(token, target)
+    new = token.released(attempts=0, taken=status == RUNNING)
     if status == RUNNING:
         moved = _leave_running(directory, token, new, target)
     else:
@@ -215,6 +246,14 @@ def reset(directory: Directory, token: Token, status: str, new_status: str | Non
     return moved
 
 
+def require_result(token: Token, status: str | None) -> None:
+    """Raise `TaskStatusError` if a task would be done that has no result."""
+    if status in (DONE, PART_DONE) and not token.has_result:
+        raise TaskStatusError(
+            status, (WAITING, FAILED), f"task {token.id} has no result, so that it cannot become"
+        )
+
+
 def prioritize(directory: Directory, identity: str, priority: int | None) -> bool:
     """Change the priority of a task wherever it is; return whether there is such a task.
 
@@ -222,7 +261,7 @@ def prioritize(directory: Directory, identity: str, priority: int | None) -> boo
     """
     rank = rank_of(priority)
     for _ in range(10):
-        found = directory.find(identity)
+        found = directory.look_for(identity)
         if found is None:
             return False
         status, token = found
@@ -258,39 +297,45 @@ def remove(directory: Directory, worker: Worker, tokens: Sequence[tuple[str, Tok
         task = f"{token.id}.{token.time}"
         left = [f"{directory.results}/{one}" for one in results.get(task, ())]
         left += [f"{directory.failures}/{one}" for one in failures.get(task, ())]
-        _finish_removal(directory, name, token, [directory.path(status, token)], left)
+        unlink_entry(directory.path(status, token))
+        _finish_removal(directory, name, token, left)
     fsio.fsync_directory(Path(directory.definitions))
     return removed
 
 
 def finish_removal(directory: Directory, name: str, token: Token) -> None:
     """Remove what is left of a task of which the definition is in the trash under a name."""
-    task = f"{token.id}.{token.time}"
-    left = [
+    _finish_removal(directory, name, token, _left_of(directory, token))
+
+
+def _finish_removal(directory: Directory, name: str, token: Token, left: Iterable[str]) -> None:
+    trashed = Path(directory.trash, name)
+    # The second name of the file is the token, which others may have moved meanwhile.
+    with contextlib.suppress(FileNotFoundError):  # somebody took this worker for dead
+        for _ in range(20):
+            if fsio.count_names(trashed) < 2:
+                break
+            for status, other in directory.find_all(token.id):
+                path = directory.path(status, other)
+                # The id may have been given to a new task, or this was one when it was removed.
+                if fsio.is_same_file(trashed, Path(path)):
+                    unlink_entry(path)
+                    if other != token:
+                        left = [*left, *_left_of(directory, other)]
+    for path in left:
+        unlink_entry(path)
+    unlink_entry(str(trashed))
+
+
+def _left_of(directory: Directory, token: Token) -> list[str]:
+    """Return the results and failures of a task."""
+    task = f"{token.id}.{token.time}."
+    return [
         f"{place}/{one}"
         for place in (directory.results, directory.failures)
         for one in list_entries(place)
         if one.startswith(task)
     ]
-    _finish_removal(directory, name, token, [], left)
-
-
-def _finish_removal(
-    directory: Directory, name: str, token: Token, likely: list[str], left: Iterable[str]
-) -> None:
-    trashed = f"{directory.trash}/{name}"
-    for path in likely:
-        unlink_entry(path)
-    # The second name of the file is the token, which others may have moved meanwhile.
-    for _ in range(20):
-        if fsio.count_names(Path(trashed)) < 2:
-            break
-        found = directory.find(token.id)
-        if found is not None and found[1].time == token.time:
-            unlink_entry(directory.path(*found))
-    for path in left:
-        unlink_entry(path)
-    unlink_entry(trashed)
 
 
 def _by_task(names: Iterable[str]) -> dict[str, list[str]]:

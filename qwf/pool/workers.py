@@ -38,6 +38,8 @@ _ID_BYTES: Final = 6
 # A second look at a heartbeat that is too old: what a client has cached has come in by then.
 _LOOK_AGAIN_SECONDS: Final = 1.0
 
+_BLUR_NS: Final = 10_000
+
 _logger: Final = logging.getLogger("qwf.pool")
 
 
@@ -90,23 +92,31 @@ class Worker:
 
     def insertion_times(self, count: int, server_now: float) -> range:
         """Return times in ns, on the server's clock, later than all that were given before."""
+        # That clock is coarse, and two workers must not insert, after a removal, the same again.
+        now = int(server_now * 1e9) + secrets.randbelow(_BLUR_NS)
         with self._changing:
-            first = max(int(server_now * 1e9), self._last_time + 1)
+            first = max(now, self._last_time + 1)
             self._last_time = first + count
             return range(first, first + count)
 
-    def take(self, token: Token) -> None:
-        """Note that this worker holds a task."""
+    def take(self, token: Token) -> bool:
+        """Note that this worker holds a task, or is about to; False if it did before.
+
+        Another thread may be just getting it.
+        """
         with self._changing:
+            if self.holds(token):
+                return False
             if not self.held:
                 exits.keep(f"pool {self.id}", self._end)
             self.held[token.id] = token
             self._claimed_at[token.id] = time.time()
+            return True
 
     def holds(self, token: Token) -> bool:
         """Whether this worker has a claim, as far as it knows."""
         held = self.held.get(token.id)
-        return held is not None and held.epoch == token.epoch
+        return held is not None and (held.time, held.epoch) == (token.time, token.epoch)
 
     def claimed_at(self, token: Token) -> float | None:
         """Return when a task was claimed, in seconds since the epoch on this host's clock."""

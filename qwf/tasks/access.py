@@ -137,6 +137,7 @@ class PoolAccess:
 
     def _give_back(self, task: Mapping[str, Any], status: str | None) -> None:
         token = self._claim_of(task)
+        transitions.require_result(token, status)
         self._fetched.discard(token.id)
         transitions.give_back(self.directory, self._worker(), token, status)
 
@@ -189,6 +190,9 @@ class PoolAccess:
         if claim is None:
             self._found(task)
             raise LeaseLostError(str(task["_id"]), self.directory.root)
+        worker = self._worker()
+        if claim.worker == worker.id and not worker.holds(claim):  # this attempt has ended
+            raise LeaseLostError(claim.id, self.directory.root)
         return claim
 
     def _holds(self, task: Mapping[str, Any]) -> bool:
@@ -196,7 +200,7 @@ class PoolAccess:
         return claim is not None and self._worker().holds(claim)
 
     def _found(self, task: Mapping[str, Any]) -> tuple[str, Token]:
-        found = self.directory.find(str(task["_id"])) if self._is_there() else None
+        found = self.directory.look_for(str(task["_id"])) if self._is_there() else None
         if found is None:
             raise TaskNotFoundError(task["_id"], pool=self.task_pool)
         return found
@@ -220,18 +224,24 @@ class PoolAccess:
         tokens = [*self.books.select(parsed)]
         owners = {token.worker for _, token in tokens if token.worker}
         dead = self._recovery.observer.dead(owners - {worker.id}, patient=True)
+        mine = {token for _, token in tokens if self._has_fetched(token)}
+        chosen = [
+            (at, token)
+            for at, token in tokens
+            if at != status and (at != RUNNING or force or token in mine or token.worker in dead)
+        ]
+        for _, token in chosen:
+            transitions.require_result(token, status)
         count = 0
-        for at, token in tokens:
-            mine = token.worker == worker.id and token.id in self._fetched
-            if at == RUNNING and not (force or mine or token.worker in dead):
-                continue
-            if at == status:
-                continue
+        for at, token in chosen:
             count += transitions.reset(self.directory, token, at, status)
-            if mine:
+            if token in mine:
                 worker.drop(token)
                 self._fetched.discard(token.id)
         return count
+
+    def _has_fetched(self, token: Token) -> bool:
+        return token.worker == self._worker().id and token.id in self._fetched
 
 
 def _give_all_back(directory: Directory, worker: Worker) -> None:

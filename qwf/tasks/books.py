@@ -111,13 +111,18 @@ class Books:
                 yield status, token
 
     def _reads(self, query: Query, status: str, token: Token) -> bool:
-        try:
-            return query.matches(self._plain(query, status, token, None))
-        except FileNotFoundError:
-            return False  # it was removed, or has moved on, while the pool was listed
-        except (CorruptRecordError, FormatVersionError) as error:
-            _logger.warning("a query passes over task %s: %s", token.id, error)
-            return False
+        for _ in range(_LOOKS):
+            try:
+                return query.matches(self._plain(query, status, token, None))
+            except FileNotFoundError:
+                found = self._directory.look_for(token.id)
+            except (CorruptRecordError, FormatVersionError) as error:
+                _logger.warning("a query passes over task %s: %s", token.id, error)
+                return False
+            if found is None or found == (status, token):
+                break
+            status, token = found
+        return False  # it was removed, or a file is missing, which the check tells
 
     def _plain(self, query: Query, status: str, token: Token, data: bytes | None) -> dict[str, Any]:
         """Return what a query asks of a task; nothing is unpickled, no recorder opened for it."""
@@ -159,8 +164,8 @@ class Books:
                 return self.document(status, token)
             except FileNotFoundError as error:
                 reason: Exception = error
-                found = self._directory.find(token.id)
-                if found is None:
+                found = self._directory.look_for(token.id)
+                if found is None or token.id not in self._directory.ids():
                     return None
                 if found == (status, token):
                     break

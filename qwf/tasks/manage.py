@@ -300,6 +300,8 @@ class TaskManager(PoolAccess):
         ------
         LeaseLostError
             If the task is not this process's any more.
+        TaskStatusError
+            If it would be done in part without a result. The task is still held.
         """
         if status is not None and status not in ORIGINS:
             raise TaskStatusError(status, ORIGINS, "a task cannot be given back to")

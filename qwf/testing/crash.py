@@ -15,7 +15,14 @@ from typing import Any, Final
 
 from ..storage import fsio
 
-__all__ = ["CHANGING_CALLS", "CrashPoint", "FailingCall", "crash_points", "failing_call"]
+__all__ = [
+    "CHANGING_CALLS",
+    "CrashPoint",
+    "FailingCall",
+    "copy_tree",
+    "crash_points",
+    "failing_call",
+]
 
 # Calls of `os` after which the filesystem may be different. `open` counts when it may create.
 CHANGING_CALLS: Final = frozenset(
@@ -110,13 +117,28 @@ def crash_points(
     """
     for step in itertools.count(1):
         directory = workspace / f"step-{step}"
-        shutil.copytree(prepared, directory, symlinks=True)
+        copy_tree(prepared, directory)
         code = _in_child(partial(_die_at, step, operation, directory))
         if code not in (0, _DIED):
             raise AssertionError(f"the operation raised at step {step}; see its traceback above")
         yield CrashPoint(step, directory, acknowledged=code == 0)
         if code == 0:
             return
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory; files with several names have them in the copy too."""
+    copies: dict[tuple[int, int], str] = {}
+
+    def copy(name: str, other: str) -> None:
+        found = os.stat(name, follow_symlinks=False)
+        known = copies.setdefault((found.st_dev, found.st_ino), other)
+        if known == other:
+            shutil.copy2(name, other, follow_symlinks=False)
+        else:
+            os.link(known, other)
+
+    shutil.copytree(source, target, symlinks=True, copy_function=copy)
 
 
 def _die_at(step: int, operation: Callable[[Path], object], directory: Path) -> None:
