@@ -212,12 +212,13 @@ class Claims:
         try:
             data = fsio.read_bytes(f"{self._running}/{claimed.name}")
         except OSError as error:
-            renamed = same_attempt(self._directory, claimed)
+            missing = error.errno in (errno.ENOENT, errno.ESTALE)
+            renamed = same_attempt(self._directory, claimed) if missing else None
             if renamed is not None and renamed != claimed:  # it was given another priority
                 return self._taken(worker, renamed)
             worker.drop(claimed)
             self._unsure = self._tried = True
-            if error.errno in (errno.ENOENT, errno.ESTALE):
+            if missing:
                 return None
             # Counted, so that a bad file does not stop all workers for ever; and raised, so that a
             # worker whose mount is broken does not count against one task after the other.

@@ -116,13 +116,13 @@ class Books:
                 return query.matches(self._plain(query, status, token, None))
             except FileNotFoundError:
                 found = self._directory.look_for(token.id)
-                if found is None or found == (status, token):
-                    break  # it was removed, or a file is missing, which the check tells
-                status, token = found
             except (CorruptRecordError, FormatVersionError) as error:
                 _logger.warning("a query passes over task %s: %s", token.id, error)
+                return False
+            if found is None or found == (status, token):
                 break
-        return False
+            status, token = found
+        return False  # it was removed, or a file is missing, which the check tells
 
     def _plain(self, query: Query, status: str, token: Token, data: bytes | None) -> dict[str, Any]:
         """Return what a query asks of a task; nothing is unpickled, no recorder opened for it."""
@@ -165,7 +165,7 @@ class Books:
             except FileNotFoundError as error:
                 reason: Exception = error
                 found = self._directory.look_for(token.id)
-                if found is None or (found == (status, token) and self._is_gone(token)):
+                if found is None or token.id not in self._directory.ids():
                     return None
                 if found == (status, token):
                     break

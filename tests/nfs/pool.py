@@ -136,7 +136,7 @@ def _books(store: Path) -> dict[str, Any]:
     return {
         "stat": manager.task_stat(),
         "done": [(number, res["number"], res["by"]) for number, res in done],
-        "findings": [str(finding) for finding in getattr(manager, "check", list)()],
+        "findings": [str(finding) for finding in manager.check()],
     }
 
 
@@ -236,5 +236,5 @@ class Sleeper:
         return {
             "results": [task["res"] for task in manager.query({"status": "done"})],
             "stat": manager.task_stat(),
-            "findings": [str(finding) for finding in getattr(manager, "check", list)()],
+            "findings": [str(finding) for finding in manager.check()],
         }
