@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import pickle
 import signal
@@ -18,8 +19,7 @@ import time
 import traceback
 import uuid
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -203,8 +203,11 @@ def _call_with_settings(settings: _Settings, run: Callable[[], T], identity: str
 # --- processes of our own --------------------------------------------------------------------
 
 
-def in_processes(calls: Sequence[Call[T]], at_once: int) -> Generator[Outcome[T], None, None]:
+def in_processes(calls: Iterable[Call[T]], at_once: int) -> Generator[Outcome[T], None, None]:
     """Run each call in a fresh process, at most so many at once; yield outcomes as they come.
+
+    A call is asked for when there is room for it. An iterator that has none is asked again when
+    another has ended, so that it may answer an outcome with one more call.
 
     The process of a call has ended when its outcome is yielded, and has given its memory back. When
     no more outcomes are asked for, or this process gets SIGTERM, those that still run are told to
@@ -220,26 +223,28 @@ def in_processes(calls: Sequence[Call[T]], at_once: int) -> Generator[Outcome[T]
 
 
 def steps_in_processes(
-    calls: Sequence[Call[T]], at_once: int
+    calls: Iterable[Call[T]], at_once: int
 ) -> Generator[Outcome[T] | None, None, None]:
     """Do as `in_processes`; yield None when for about a second no call has ended."""
     settings = _Settings.here()
-    waiting = deque(enumerate(calls))
+    coming, numbers = iter(calls), itertools.count()
     running: list[_Worker[T]] = []
     # As for a run of its own: SIGTERM is raised here, and ends the workers too.
     key = f"workers {uuid.uuid4().hex}"
     exits.keep(key, lambda _: _stop(running))
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                index, call = waiting.popleft()
+        while True:
+            while len(running) < at_once and (call := next(coming, None)) is not None:
+                index = next(numbers)
                 try:
                     with _signals_held():
                         running.append(_Worker.started(index, call, settings))
                 except Exception as error:  # noqa: BLE001 - no memory for it, or it has no pickle
                     yield Outcome(index, error=error)
-            ready = _ended(running) if running else []
-            if running and not ready:
+            if not running:
+                return
+            ready = _ended(running)
+            if not ready:
                 yield None
             for worker in ready:
                 outcome = worker.outcome()

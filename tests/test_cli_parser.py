@@ -31,7 +31,7 @@ COMMANDS = {command.prog: command for command in commands_of(make_parser())}
 
 def lines_of_readme() -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [part for block in blocks for line in block.splitlines() for part in line.split("&& ")]
     return [line for line in lines if line.startswith("qwf ")]
 
 

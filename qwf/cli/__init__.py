@@ -1,7 +1,8 @@
 """The command line ``qwf``: parse, call one function, print.
 
-Exit codes: 0 done, 1 it went wrong or a check has findings, 2 the command line is wrong, 130 it was
-interrupted.
+Exit codes: 0 done, 1 it went wrong, a check has findings, or tasks have failed, 2 the command line
+is wrong, 124 the time to wait is over (as of ``timeout``), 130 it was interrupted, 143 it was told
+to end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ..errors import CommandLineError, FilterError, QwfError
+from ..errors import CommandLineError, FilterError, PoolTimeoutError, QueryError, QwfError
 from .parser import make_parser
 from .tables import printable
 
@@ -48,5 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         for line in f"qwf: {error}".split("\n"):
             print(printable(line), file=sys.stderr)
-        return 2 if isinstance(error, (CommandLineError, FilterError)) else 1
+        return _code_of(error)
     return code
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, (CommandLineError, FilterError, QueryError)):
+        return 2
+    return 124 if isinstance(error, PoolTimeoutError) else 1

@@ -1,14 +1,17 @@
-"""Opening what a command names: a store that has to be there, an experiment."""
+"""Opening what a command names: a store that has to be there, an experiment, a pool."""
 
 from __future__ import annotations
+
+from argparse import Namespace
 
 from ..config import C
 from ..errors import ExperimentNotFoundError, StoreNotFoundError
 from ..storage.layout import parse_uri
+from ..tasks.manage import TaskManager
 from ..tracking.experiment import Experiment
 from ..tracking.manager import ExpManager
 
-__all__ = ["find_experiment", "open_manager"]
+__all__ = ["find_experiment", "open_manager", "open_pool"]
 
 
 def open_manager(uri: str | None) -> ExpManager:
@@ -35,3 +38,16 @@ def find_experiment(manager: ExpManager, name: str) -> Experiment:
             return manager.get_exp(experiment_id=name, create=False)
         except ExperimentNotFoundError:
             raise error from None
+
+
+def open_pool(options: Namespace) -> TaskManager:
+    """Return the pool that a command names; nothing is created.
+
+    Raises
+    ------
+    StoreNotFoundError, PoolNotFoundError
+        If there is none.
+    """
+    pool = TaskManager(options.pool, uri=open_manager(options.uri).store.root)
+    pool.directory.require()
+    return pool

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 from typing import Any, Final
 
 from ..version import __version__
+from .arguments import Command, add, add_group, count, seconds_of
+from .task_parser import add_tasks, add_worker
 
-__all__ = ["ATTRIBUTES", "make_parser", "seconds_of"]
+__all__ = ["ATTRIBUTES", "make_parser"]
 
 _EXIT_CODES: Final = (
-    "Exit codes: 0 done; 1 it went wrong, or a check has findings; 2 the command line is wrong, "
-    "a filter included; 130 it was interrupted."
+    "Exit codes: 0 done; 1 it went wrong, a check has findings, or tasks have failed; 2 the "
+    "command line is wrong, a filter or query included; 124 the time to wait is over; 130 it was "
+    "interrupted; 143 it was told to end."
 )
 _STATUSES: Final = (
     "SCHEDULED", "RUNNING", "PAUSED", "FINISHED", "FAILED", "LOST", "BROKEN",
@@ -22,35 +24,6 @@ ATTRIBUTES: Final = (
     "run_id", "run_name", "experiment", "experiment_id", "status", "start_time", "end_time",
     "duration", "parent_id",
 )  # fmt: skip
-_FORMS: Final = {"json": "print one JSON document (NaN is null there)", "csv": "print CSV"}
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Wraps paragraphs and leaves indented lines, the examples, as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        lines = text.splitlines()
-        return "\n".join(line if line[:1] == " " else fill(line, width, indent) for line in lines)
-
-
-class _Command(argparse.ArgumentParser):
-    """One command; its options may stand before, between and after its other arguments."""
-
-    def __init__(self, *, group: bool = False, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._plain = group
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        # Mixing, argparse forgets that what follows -- is no option.
-        if self._plain or "--" in (args or ()):
-            return super().parse_known_args(args, namespace)
-        self._plain = True  # while argparse parses it twice
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._plain = False
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,66 +36,26 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"qwf {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=_Command
+        dest="command", required=True, metavar="COMMAND", parser_class=Command
     )
     _add_demo(commands)
     _add_check(commands)
     _add_doctor(commands)
-    _add_experiments(_add_group(commands, "exp", "experiments: list, show, delete, restore"))
-    recorders = _add_group(
+    _add_experiments(add_group(commands, "exp", "experiments: list, show, delete, restore"))
+    recorders = add_group(
         commands, "rec", "recorders: list, search, show, compare, tag, delete, restore, ..."
     )
     _add_listings(recorders)
     _add_details(recorders)
     _add_changes(recorders)
     _add_gc(commands)
+    add_worker(commands)
+    add_tasks(add_group(commands, "tasks", "task pools: list, show, add, reset, wait, ..."))
     return parser
 
 
-def _add_group(commands: Any, name: str, text: str) -> Any:
-    group = commands.add_parser(name, help=text, description=text, group=True)
-    return group.add_subparsers(
-        dest="action", required=True, metavar="COMMAND", parser_class=_Command
-    )
-
-
-def _add(
-    commands: Any,
-    name: str,
-    call: str,
-    text: str,
-    *,
-    example: str,
-    more: str = "",
-    uri: bool = True,
-    tables: str = "json csv",
-) -> argparse.ArgumentParser:
-    """Add one command that calls ``module.function`` with what was parsed."""
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}. {more}".strip(),
-        epilog=f"example:\n  {example}",
-        formatter_class=_Formatter,
-        allow_abbrev=False,
-    )
-    command.set_defaults(call=tuple(call.split(".")))
-    command.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
-    if uri:
-        command.add_argument(
-            "--uri", metavar="DIR", help="the store; default: QWF_URI, else ./qwf_store"
-        )
-    if tables:
-        forms = command.add_mutually_exclusive_group()
-        for form in tables.split():
-            forms.add_argument(f"--{form}", action="store_true", help=_FORMS[form])
-    return command
-
-
 def _add_demo(commands: Any) -> None:
-    _add(
+    add(
         commands,
         "demo",
         "demo.run_demo",
@@ -136,7 +69,7 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_check(commands: Any) -> None:
-    check = _add(
+    check = add(
         commands,
         "check",
         "check.run_check",
@@ -153,7 +86,7 @@ def _add_check(commands: Any) -> None:
 
 
 def _add_doctor(commands: Any) -> None:
-    doctor = _add(
+    doctor = add(
         commands,
         "doctor",
         "doctor.run_doctor",
@@ -182,14 +115,14 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _add_experiments(commands: Any) -> None:
-    _add(
+    add(
         commands,
         "list",
         "experiments.list_experiments",
         "list the experiments, the one that was used last first",
         example="qwf exp list",
     )
-    show = _add(
+    show = add(
         commands,
         "show",
         "experiments.show_experiment",
@@ -197,7 +130,7 @@ def _add_experiments(commands: Any) -> None:
         example="qwf exp show 'demo rolling'",
         tables="json",
     )
-    delete = _add(
+    delete = add(
         commands,
         "delete",
         "experiments.delete_experiment",
@@ -207,7 +140,7 @@ def _add_experiments(commands: Any) -> None:
         example="qwf exp delete 'first steps'",
         tables="",
     )
-    restore = _add(
+    restore = add(
         commands,
         "restore",
         "experiments.restore_experiment",
@@ -224,7 +157,7 @@ def _add_experiments(commands: Any) -> None:
 
 
 def _add_listings(commands: Any) -> None:
-    listing = _add(
+    listing = add(
         commands,
         "list",
         "listings.list_recorders",
@@ -233,7 +166,7 @@ def _add_listings(commands: Any) -> None:
         "has died is LOST, one whose file is damaged is BROKEN.",
         example="qwf rec list 'demo rolling' --status FINISHED --columns metrics.IC,params.lr",
     )
-    search = _add(
+    search = add(
         commands,
         "search",
         "listings.list_recorders",
@@ -266,7 +199,7 @@ def _add_listings(commands: Any) -> None:
         )
         command.add_argument(
             "--max",
-            type=_count,
+            type=count,
             metavar="N",
             help="at most so many, 0 for all; default: 50, with --json and --csv all",
         )
@@ -280,7 +213,7 @@ def _add_listings(commands: Any) -> None:
 
 
 def _add_details(commands: Any) -> None:
-    show = _add(
+    show = add(
         commands,
         "show",
         "details.show_recorder",
@@ -289,21 +222,21 @@ def _add_details(commands: Any) -> None:
         example="qwf rec show 1f9c2ab4",
         tables="json",
     )
-    metrics = _add(
+    metrics = add(
         commands,
         "metrics",
         "details.show_metrics",
         "show the history of a recorder's metrics",
         example="qwf rec metrics 1f9c2ab4 loss --csv > loss.csv",
     )
-    params = _add(
+    params = add(
         commands,
         "params",
         "details.show_params",
         "show the params of a recorder",
         example="qwf rec params 1f9c2ab4",
     )
-    artifacts = _add(
+    artifacts = add(
         commands,
         "artifacts",
         "details.show_artifacts",
@@ -316,7 +249,7 @@ def _add_details(commands: Any) -> None:
     metrics.add_argument("--last", action="store_true", help="only the last value of each")
     artifacts.add_argument("--get", metavar="NAME", help="copy this one and print its path")
     artifacts.add_argument("--to", metavar="DIR", help="where --get copies it; default: here")
-    compare = _add(
+    compare = add(
         commands,
         "compare",
         "comparison.compare",
@@ -337,7 +270,7 @@ def _add_details(commands: Any) -> None:
 
 
 def _add_changes(commands: Any) -> None:
-    tag = _add(
+    tag = add(
         commands,
         "tag",
         "changes.tag_recorder",
@@ -351,7 +284,7 @@ def _add_changes(commands: Any) -> None:
     tag.add_argument("--delete", action="append", default=[], metavar="KEY", help="a tag to delete")
     tag.add_argument("--note", metavar="TEXT", help="set the note")
     tag.add_argument("--mark", action="append", default=[], metavar="LABEL", help="set a mark")
-    delete = _add(
+    delete = add(
         commands,
         "delete",
         "changes.delete_recorders",
@@ -361,7 +294,7 @@ def _add_changes(commands: Any) -> None:
         example="qwf rec delete 1f9c2ab4 77e01d3c",
         tables="",
     )
-    restore = _add(
+    restore = add(
         commands,
         "restore",
         "changes.restore_recorders",
@@ -374,7 +307,7 @@ def _add_changes(commands: Any) -> None:
 
 
 def _add_gc(commands: Any) -> None:
-    gc = _add(
+    gc = add(
         commands,
         "gc",
         "trash.collect",
@@ -402,28 +335,6 @@ def _add_identity(command: argparse.ArgumentParser, nargs: str | None = None) ->
         metavar="ID",
         help="a recorder: its id, or a beginning or an ending that only it has",
     )
-
-
-def seconds_of(age: str) -> float:
-    """Return the seconds of an age.
-
-    Examples
-    --------
-    >>> seconds_of("90s"), seconds_of("1.5h"), seconds_of("2w")
-    (90.0, 5400.0, 1209600.0)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", age, flags=re.ASCII)
-    if found is None:
-        raise argparse.ArgumentTypeError(
-            f"{age!r} is no age; expected a number and one of s, m, h, d, w, such as 30d"
-        )
-    return float(found[1]) * _UNITS[found[2]]
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"\d+", text, flags=re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; expected 0, 1, 2, ...")
-    return int(text)
 
 
 def _columns(text: str) -> list[tuple[str, str]]:

@@ -54,6 +54,7 @@ from .stores import (
     WriteRefusedError,
 )
 from .tasks import (
+    AmbiguousTaskError,
     LeaseLostError,
     PoolNotFoundError,
     PoolTimeoutError,
@@ -64,10 +65,12 @@ from .tasks import (
     TaskStatusError,
     TaskValueError,
     TrainingError,
+    WorkersDiedError,
 )
 
 __all__ = [
     "AmbiguousRecorderError",
+    "AmbiguousTaskError",
     "ArtifactCorruptError",
     "ArtifactNotFoundError",
     "CommandLineError",
@@ -117,6 +120,7 @@ __all__ = [
     "UnknownNameError",
     "UnknownStatusError",
     "UnsafeNameError",
+    "WorkersDiedError",
     "WriteError",
     "WriteRefusedError",
     "suggest",

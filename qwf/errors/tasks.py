@@ -9,6 +9,7 @@ from typing import Any
 from .base import QwfError, suggest
 
 __all__ = [
+    "AmbiguousTaskError",
     "LeaseLostError",
     "PoolNotFoundError",
     "PoolTimeoutError",
@@ -19,6 +20,7 @@ __all__ = [
     "TaskValueError",
     "TasksFailedError",
     "TrainingError",
+    "WorkersDiedError",
 ]
 
 
@@ -116,6 +118,21 @@ class TaskNotFoundError(QwfError, KeyError):
         return f"the pool {self.pool} has no task {self.identity!r}. Nothing was changed."
 
 
+class AmbiguousTaskError(QwfError, ValueError):
+    """A part of an id that several tasks have."""
+
+    def __init__(self, part: str, found: Sequence[str], *, pool: str) -> None:
+        super().__init__()
+        self.part, self.found, self.pool = part, list(found), pool
+
+    def __str__(self) -> str:
+        more = f" and {len(self.found) - 5} more" if len(self.found) > 5 else ""
+        return (
+            f"{len(self.found)} tasks of pool {self.pool!r} have {self.part!r} in their ids: "
+            f"{', '.join(self.found[:5])}{more}. Give more of the id. Nothing was changed."
+        )
+
+
 class TaskValueError(QwfError, TypeError, ValueError):
     """A definition, result or priority that a pool cannot keep."""
 
@@ -188,4 +205,20 @@ class TasksFailedError(QwfError, RuntimeError):
             f"{many} task{'s' * (many > 1)} of pool {self.pool!r} failed; the first, {first}: "
             f"{error.rstrip('.')}. {self.others} 'qwf tasks show' has the tracebacks; "
             "retry() or 'qwf tasks retry' has them tried again."
+        )
+
+
+class WorkersDiedError(QwfError, RuntimeError):
+    """The processes of a worker died one after the other; `last` is how the last one did."""
+
+    def __init__(self, pool: str, deaths: int, last: BaseException) -> None:
+        super().__init__()
+        self.pool, self.deaths, self.last = pool, deaths, last
+
+    def __str__(self) -> str:
+        return (
+            f"{self.deaths} processes that worked on pool {self.pool!r} died in a row, and no task "
+            f"ended between; the last: {self.last} What they held is waiting again, or failed "
+            "after its last attempt. No more are started: see whether memory and disk suffice for "
+            "so many at once (-n)."
         )

@@ -128,6 +128,17 @@ class Claims:
         with self._choosing:
             self._names, self._listed = [], 0.0
 
+    def held_by_others(self, worker: Worker, selection: Selection) -> bool:
+        """Whether others hold tasks that were claimed from here: they may come back."""
+        for name in list_entries(self._running):
+            token = parse_token(name)
+            if token is None or token.status != self._status or token.worker == worker.id:
+                continue
+            accepted = selection.accepts is None or selection.accepts(name)
+            if accepted and self._matches(selection, token):
+                return True
+        return False
+
     def _pop(self, passed: set[str]) -> str | None:
         names = self._names
         while names:

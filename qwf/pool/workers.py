@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -77,7 +78,7 @@ class Worker:
         fsio.write_atomic(self._path, encode_worker(this_process(), self.lease), durable=False)
         self._beaten = time.monotonic()
         pulse.watch(("worker", self.id), self._beat, seconds=self.lease / _BEATS_PER_LEASE)
-        atexit.register(self._leave)
+        _call_at_end(self._leave)
 
     def be_seen(self) -> None:
         """Make sure that nobody can take this worker for dead just now."""
@@ -153,6 +154,14 @@ class Worker:
             with contextlib.suppress(OSError, WriteError):
                 pulse.unwatch(("worker", self.id))
                 unlink_entry(str(self._path))
+
+
+def _call_at_end(call: Callable[[], None]) -> None:
+    atexit.register(call)
+    process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
+    if process is not None and util is not None and process.parent_process() is not None:
+        # Until Python 3.13 a forked child passes over `atexit`. After `exits`, which comes at -100.
+        util.Finalize(None, call, exitpriority=-200)
 
 
 _workers: dict[tuple[int, str, float], Worker] = {}

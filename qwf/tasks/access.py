@@ -9,7 +9,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Final
@@ -28,8 +28,9 @@ from ..pool.directory import MOST_ATTEMPTS, Directory
 from ..pool.insertion import Draft, insert
 from ..pool.records import Failure
 from ..pool.recovery import Recovery
-from ..pool.tokens import ORIGINS, RUNNING, Token
+from ..pool.tokens import ORIGINS, RUNNING, Token, parse_token
 from ..pool.workers import LEASE_SECONDS, Worker, worker_for
+from ..process.identity import runs_here
 from ..storage import layout
 from ..storage.layout import parse_uri
 from ..tracking.manager import default_manager
@@ -140,6 +141,38 @@ class PoolAccess:
         transitions.require_result(token, status)
         self._fetched.discard(token.id)
         transitions.give_back(self.directory, self._worker(), token, status)
+
+    def others_hold(self, query: Mapping[str, Any], status: str) -> bool:
+        """Whether others work on tasks that match and would come back to a status if they died."""
+        if not self._is_there():
+            return False
+        selection = self.books.selection(query)
+        return self._claims_of(status).held_by_others(self._worker(), selection)
+
+    def held_by(self, pids: Collection[int]) -> list[Token]:
+        """Return what is held by processes of this host that have ended."""
+        if not self._is_there():
+            return []
+        held = []
+        for name in self.directory.names(RUNNING):
+            token = parse_token(name)
+            if token is not None:
+                owner = self._recovery.observer.describe(token.worker)
+                if owner.get("pid") in pids and runs_here(owner) is False:
+                    held.append(token)
+        return held
+
+    def give_back_for(self, pids: Collection[int]) -> int:
+        """Give back what processes of this host have not, before they ended; return how many.
+
+        Unlike in `recover` these attempts are not counted.
+        """
+        given = 0
+        for token in self.held_by(pids):
+            with contextlib.suppress(LeaseLostError):
+                transitions.give_back(self.directory, self._worker(), token)
+                given += 1
+        return given
 
     def look_again(self) -> None:
         """List the pool again before the next task is taken."""

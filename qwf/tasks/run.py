@@ -84,6 +84,7 @@ class Ended:
     """What has become of one attempt: the task's status now, or ``lost``; seconds; the error."""
 
     id: str
+    definition: Any
     status: str
     seconds: float
     error: BaseException | None = None
@@ -177,10 +178,9 @@ def working(manager: TaskManager, work: Work) -> Generator[Ended, None, None]:
 
 def _work_on(manager: TaskManager, work: Work, task: FetchedTask) -> Ended:
     begun = time.monotonic()
-    identity = str(task["_id"])
 
     def ended(status: str, error: BaseException | None = None) -> Ended:
-        return Ended(identity, status, time.monotonic() - begun, error)
+        return Ended(str(task["_id"]), task["def"], status, time.monotonic() - begun, error)
 
     result = None
     try:
