@@ -7,6 +7,7 @@ everything is given back.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -42,6 +43,8 @@ _PAUSES_PER_LOOK: Final = 10
 # One task may be too large for this machine; if nothing else ends either, something is wrong here.
 _DEATHS_IN_A_ROW: Final = 10
 _LONGEST_DELAY_SECONDS: Final = 8.0
+
+_logger: Final = logging.getLogger("qwf.tasks")
 
 # Exit codes with which a process says that it was told to end.
 _TOLD_TO_END: Final = (128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -127,7 +130,7 @@ class Tally:
         Attempts that ended well, with a task that is ``failed`` now, with one that is tried again,
         or of which somebody else has the task now.
     died : int
-        Processes that were killed or crashed; of each, the task it held was taken up.
+        Processes that were killed or crashed, or to which the system has refused something.
     """
 
     done: int = 0
@@ -155,8 +158,10 @@ def work_together(job: Job, processes: int, tell: Callable[[Ended], None], tally
     Raises
     ------
     WorkersDiedError
-        If processes died one after the other and nothing was done between. Other errors are
-        treated alike.
+        If processes died one after the other and nothing was done between, or the system refused
+        them what they need.
+    Exception
+        If the loop itself fails.
     KeyboardInterrupt, SystemExit
         If this process gets SIGINT or SIGTERM: once, however often. What was worked on was given
         back, and is not counted as an attempt.
@@ -201,8 +206,11 @@ class _Crew(Iterator[Call[None]]):
         error = outcome.error
         if error is None or (isinstance(error, SystemExit) and error.code in _TOLD_TO_END):
             return
+        if not isinstance(error, (BrokenProcessPool, OSError)):
+            raise error  # another would fare no better
+        _logger.warning("%s", error)
         place = self._places[outcome.index]
-        self._taken_over.died += isinstance(error, BrokenProcessPool)
+        self._taken_over.died += 1
         progress = self._books.total()
         self._in_a_row = 1 if progress > self._progress else self._in_a_row + 1
         self._progress = progress
