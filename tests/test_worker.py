@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -128,8 +129,9 @@ def worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 
     yield start
     for one in started:
-        if one.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(one.process.pid, signal.SIGKILL)
+        if one.process.stdout is not None and not one.process.stdout.closed:
             one.process.communicate()
 
 

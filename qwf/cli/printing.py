@@ -87,7 +87,8 @@ def print_lines(lines: Sequence[str]) -> None:
 def note(text: str) -> None:
     """Tell people something that is no data."""
     sys.stdout.flush()  # the note comes after what it is about
-    print(printable(text, sys.stderr.encoding), file=sys.stderr)
+    # In one write: other processes write to the same file.
+    sys.stderr.write(f"{printable(text, sys.stderr.encoding)}\n")
 
 
 def command_line(options: Namespace, *words: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from ..config import C
 from ..errors import CommandLineError, TasksFailedError
@@ -16,7 +16,7 @@ from ..tasks.manage import TaskManager
 from .check import print_findings
 from .definitions import read_definitions
 from .opening import open_pool
-from .printing import note, print_json, print_pairs, print_table
+from .printing import note, print_facts, print_json, print_text
 from .tasks import query_of, task_columns
 
 __all__ = [
@@ -75,7 +75,7 @@ def prioritize_task(options: Namespace) -> int:
     pool = open_pool(options)
     _, token = find_task(pool, options.id)
     pool.prioritize({"_id": token.id}, options.priority)
-    print_pairs({"_id": token.id, "priority": options.priority}, options)
+    _print({"_id": token.id, "priority": options.priority}, options)
     return 0
 
 
@@ -91,7 +91,7 @@ def remove_tasks(options: Namespace) -> int:
     if options.json:
         print_json(found)
     elif found:
-        print_table(task_columns(found), Namespace(json=False, csv=False))
+        print_text(task_columns(found))
     note(f"{len(found):,} tasks would be removed.")
     return 0
 
@@ -117,23 +117,38 @@ def wait_for_tasks(options: Namespace) -> int:
     """Wait until no task is undone; print how many there are of each status."""
     query = query_of(options)
     pool = open_pool(options)
-    _show_progress()
-    try:
-        counts = pool.wait(query, timeout=options.timeout, on_failure=options.on_failure)
-    except TasksFailedError as error:
-        print_pairs(pool.task_stat(query), options, number=True)
-        note(f"qwf: {error}")
-        return 1
-    print_pairs({status: n for status, n in counts.items() if n}, options, number=True)
-    return 0
+    failures = None
+    with _progress_shown():
+        try:
+            pool.wait(query, timeout=options.timeout, on_failure=options.on_failure)
+        except TasksFailedError as error:
+            failures = error
+    _print(pool.task_stat(query), options)
+    if failures is not None:
+        note(f"qwf: {failures}")
+    return 0 if failures is None else 1
 
 
-def _show_progress() -> None:
+def _print(said: Mapping[str, object], options: Namespace) -> None:
+    if options.json:
+        print_json(said)
+    else:
+        print_facts({name: "none" if value is None else str(value) for name, value in said.items()})
+
+
+@contextlib.contextmanager
+def _progress_shown() -> Iterator[None]:
     logger = logging.getLogger("qwf.progress")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def check_pool(options: Namespace) -> int:
