@@ -207,6 +207,25 @@ def test_who_asks_for_steps_may_do_something_else_while_calls_run(
         assert [step for step in steps if step is not None] == [Outcome(0, "gone")]
 
 
+def test_an_outcome_may_be_answered_with_another_call() -> None:
+    todo = calls(be_killed, os.getpid)
+    seen = []
+
+    class Coming(Iterator[Call[Any]]):
+        def __next__(self) -> Call[Any]:
+            if not todo:
+                raise StopIteration
+            return todo.pop(0)
+
+    for outcome in in_processes(Coming(), 1):
+        seen.append(outcome)
+        if len(seen) < 4:
+            todo.append(Call("again", partial(pow, 2, len(seen))))
+    assert [outcome.index for outcome in seen] == [0, 1, 2, 3, 4]
+    assert isinstance(seen[0].error, BrokenProcessPool)
+    assert [outcome.value for outcome in seen[2:]] == [2, 4, 8]
+
+
 @pytest.mark.parametrize(("way_to_die", "told"), [(die, "exit code 9"), (be_killed, "SIGKILL")])
 def test_a_process_that_dies_costs_its_own_call_only(
     store: Path, way_to_die: Callable[[], None], told: str

@@ -439,6 +439,4 @@ def test_a_worker_that_stays_takes_what_is_added_later_even_the_pool(
     pool.create_task(tasks(5))
     started.until(lambda: pool.task_stat() == {"done": 5})
     started.process.terminate()
-    code, err = started.end()
-    assert code == 143
-    assert "5 done after" in err
+    assert started.end()[0] == 143

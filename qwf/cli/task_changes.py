@@ -96,7 +96,7 @@ def remove_tasks(options: Namespace) -> int:
     return 0
 
 
-def _refuse_all_by_accident(query: Mapping[str, Any], options: Namespace, verb: str) -> None:
+def _refuse_all_by_accident(query: Mapping[str, object], options: Namespace, verb: str) -> None:
     if options.all and query:
         raise CommandLineError(f"a query and --all: say which to {verb}. Nothing was changed.")
     if not (options.all or query):

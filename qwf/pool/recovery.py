@@ -24,7 +24,10 @@ from .tokens import NO_RESULT, RUNNING, WAITING, Token, parse_token, worker_of
 from .transitions import end_attempt, finish_removal
 from .workers import Observer, Worker, is_worker
 
-__all__ = ["Private", "Recovery", "private_names", "split_private"]
+__all__ = ["LOST_WORKER", "Private", "Recovery", "private_names", "split_private"]
+
+# How the error begins of an attempt that ended with its worker.
+LOST_WORKER: Final = "WorkerLost"
 
 _logger: Final = logging.getLogger("qwf.pool")
 
@@ -126,7 +129,7 @@ class Recovery:
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
         seen_by = this_process()
         failure = Failure(
-            f"WorkerLost: {why}",
+            f"{LOST_WORKER}: {why}",
             f"No traceback: {why}. Noticed by pid {seen_by['pid']} on {seen_by['host']}.",
             {**by, "worker": token.worker, "attempt": token.attempts + 1, "ended_at": now},
         )

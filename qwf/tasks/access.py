@@ -149,30 +149,17 @@ class PoolAccess:
         selection = self.books.selection(query)
         return self._claims_of(status).held_by_others(self._worker(), selection)
 
-    def held_by(self, pids: Collection[int]) -> list[Token]:
-        """Return what is held by processes of this host that have ended."""
-        if not self._is_there():
-            return []
-        held = []
-        for name in self.directory.names(RUNNING):
-            token = parse_token(name)
-            if token is not None:
-                owner = self._recovery.observer.describe(token.worker)
-                if owner.get("pid") in pids and runs_here(owner) is False:
-                    held.append(token)
-        return held
-
-    def give_back_for(self, pids: Collection[int]) -> int:
-        """Give back what processes of this host have not, before they ended; return how many.
+    def give_back_for(self, pids: Collection[int]) -> None:
+        """Give back what processes of this host have not given back before they ended.
 
         Unlike in `recover` these attempts are not counted.
         """
-        given = 0
-        for token in self.held_by(pids):
-            with contextlib.suppress(LeaseLostError):
-                transitions.give_back(self.directory, self._worker(), token)
-                given += 1
-        return given
+        names = self.directory.names(RUNNING) if self._is_there() else []
+        for token in filter(None, map(parse_token, names)):
+            owner = self._recovery.observer.describe(token.worker)
+            if owner.get("pid") in pids and runs_here(owner) is False:
+                with contextlib.suppress(LeaseLostError):
+                    transitions.give_back(self.directory, self._worker(), token)
 
     def look_again(self) -> None:
         """List the pool again before the next task is taken."""

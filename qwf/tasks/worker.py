@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections import deque
@@ -27,7 +28,8 @@ from ..errors import QwfError, WorkersDiedError
 from ..instantiate import accepted_keywords
 from ..instantiate.modules import find_attribute
 from ..parallel import Call, Outcome, in_processes
-from ..pool.tokens import DONE, FAILED, WAITING
+from ..pool.recovery import LOST_WORKER
+from ..pool.tokens import DONE, FAILED, WAITING, parse_token
 from .manage import TaskManager
 from .queries import Query
 from .run import LOST, Ended, Work, working
@@ -190,7 +192,7 @@ class _Crew(Iterator[Call[None]]):
         self._permits = None if job.max_tasks is None else get_context().Semaphore(job.max_tasks)
         self._next = deque((place, 0.0) for place in range(processes))
         self._places: list[int] = []  # of the processes in the order in which they were started
-        self._taken_over = Tally()
+        self._dead: list[int] = []
         self._in_a_row = self._progress = 0
 
     def __next__(self) -> Call[None]:
@@ -210,24 +212,16 @@ class _Crew(Iterator[Call[None]]):
             raise error  # another would fare no better
         _logger.warning("%s", error)
         place = self._places[outcome.index]
-        self._taken_over.died += 1
+        self._dead.append(self._books.pid(place))
         progress = self._books.total()
         self._in_a_row = 1 if progress > self._progress else self._in_a_row + 1
         self._progress = progress
         with contextlib.suppress(OSError, QwfError):  # the others will
-            self._take_up(place)
+            self._job.manager().recover()
         if self._in_a_row >= max(_DEATHS_IN_A_ROW, 3 * self._size):
             raise WorkersDiedError(self._job.pool, self._in_a_row, error) from error
         delay = min(0.5 * 2 ** (self._in_a_row - 2), _LONGEST_DELAY_SECONDS)
         self._next.append((place, delay if self._in_a_row > 1 else 0.0))
-
-    def _take_up(self, place: int) -> None:
-        manager = self._job.manager()
-        held = manager.held_by({self._books.pid(place)})
-        manager.recover()
-        for token in held:
-            found = manager.directory.find(token.id)
-            self._taken_over.failed += found is not None and found[0] == FAILED
 
     def pids(self) -> set[int]:
         """Return the processes that are there, and were there last."""
@@ -235,9 +229,25 @@ class _Crew(Iterator[Call[None]]):
 
     def add_to(self, tally: Tally) -> None:
         """Tell a tally how all attempts have ended."""
-        for one in (self._books.tally(), self._taken_over):
-            for name, number in vars(one).items():
-                setattr(tally, name, getattr(tally, name) + number)
+        for name, number in vars(self._books.tally()).items():
+            setattr(tally, name, getattr(tally, name) + number)
+        tally.died += len(self._dead)
+        if self._dead:
+            with contextlib.suppress(OSError, QwfError):
+                tally.failed += self._lost_for_good()
+
+    def _lost_for_good(self) -> int:
+        """Return how many tasks had their last attempt in a process that died."""
+        manager, here = self._job.manager(), socket.gethostname()
+        lost = 0
+        for token in filter(None, map(parse_token, manager.directory.names(FAILED))):
+            for failure in manager.books.failures(token)[-1:]:
+                lost += (
+                    failure["error"].startswith(LOST_WORKER)
+                    and failure.get("host") == here
+                    and failure.get("pid") in self._dead
+                )
+        return lost
 
 
 class _SharedBooks:
