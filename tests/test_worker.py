@@ -346,6 +346,9 @@ def test_a_task_that_kills_is_set_aside_and_makes_the_exit_code_1(
     (task,) = pool.query()
     assert (task["status"], task["error"].partition(":")[0]) == ("failed", "WorkerLost")
     assert "0 done, 1 failed, 3 processes died" in err
+    found = pool.directory.find(task["_id"])
+    assert found is not None
+    assert len(pool.books.failures(found[1])) == 3
 
 
 def test_when_every_process_dies_no_more_are_started_and_it_is_said_why(
@@ -422,6 +425,29 @@ def test_a_process_in_the_middle_of_something_is_killed_and_its_task_given_back(
     started.begun(1)
     started.process.terminate()
     assert started.end()[0] == 143
+    assert [(task["status"], task["attempts"]) for task in pool.query(decode=False)] == [
+        ("waiting", 0)
+    ]
+
+
+def test_an_exit_in_the_moment_of_a_claim_gives_the_task_back(
+    pool: TaskManager, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    pool.create_task(tasks(1))
+    done = run_script(
+        """
+        import signal, sys, qwf
+        from qwf.pool import claims
+        move = claims.try_move
+        def move_and_be_told(*paths):
+            move(*paths)
+            signal.raise_signal(signal.SIGTERM)
+        claims.try_move = move_and_be_told
+        qwf.TaskManager("pool", uri=sys.argv[1]).fetch_task()
+        """,
+        pool.directory.root.parent.parent,
+    )
+    assert done.returncode == 143, done.stderr
     assert [(task["status"], task["attempts"]) for task in pool.query(decode=False)] == [
         ("waiting", 0)
     ]

@@ -130,7 +130,7 @@ def list_tasks(options: Namespace) -> int:
 
 def task_columns(tasks: list[dict[str, Any]]) -> list[Column]:
     """Return a table of tasks as `documents` gives them."""
-    errors = [task.get("error") or task.get("damage") for task in tasks]
+    errors = [task.get("error") for task in tasks]
     return [
         Column(name="id", values=[task["_id"] for task in tasks], importance=9),
         Column(name="status", values=[task["status"] for task in tasks], whole=True, importance=8),
@@ -188,7 +188,7 @@ def _summary(document: Mapping[str, Any]) -> dict[str, str]:
         "running": owner and _owner(owner),
         "result": ended and _writer(ended),
         "recorder": _recorder(document.get("res")),
-        "damage": document.get("damage"),
+        "error": document.get("error"),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "", {})}
 

@@ -246,15 +246,18 @@ class Books:
         """Return what is known of the failed attempts of a task, the oldest first."""
         start = f"{token.id}.{token.time}."
         names = [one for one in list_entries(self._directory.failures) if one.startswith(start)]
-        found = []
+        found = {}
         for name in sorted(names):
             path = f"{self._directory.failures}/{name}"
             try:
                 failure = parse_failure(fsio.read_bytes(path), path)
             except (FileNotFoundError, CorruptRecordError):
                 continue
-            found.append({"error": failure.error, "traceback": failure.traceback, **failure.by})
-        return found
+            epoch = name[len(start) :].partition(".")[
+                0
+            ]  # two may notice at once that a worker died
+            found[epoch] = {"error": failure.error, "traceback": failure.traceback, **failure.by}
+        return [*found.values()]
 
     def last_error(self, token: Token) -> str:
         """Return in a line why a task failed last."""

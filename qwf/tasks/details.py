@@ -46,8 +46,8 @@ def find_task(manager: TaskManager, part: str) -> tuple[str, Token]:
 def documents(manager: TaskManager, tasks: Sequence[tuple[str, Token]]) -> list[dict[str, Any]]:
     """Return tasks as JSON: ``_id status priority attempts inserted_at def``.
 
-    Where there is one, also ``res``; of those that failed ``error``. Tasks that were removed
-    meanwhile are left out; one of which a file is damaged has ``damage`` in its stead.
+    Where there is one, also ``res``; of those that failed, and those of which a file is damaged,
+    ``error``. Tasks that were removed meanwhile are left out.
     """
     found = []
     for status, token in tasks:
@@ -98,7 +98,7 @@ def _document(manager: TaskManager, status: str, token: Token) -> dict[str, Any]
         if status == FAILED:
             document["error"] = manager.books.last_error(token)
     except CorruptRecordError as error:
-        document["damage"] = str(error)
+        document["error"] = str(error)
     return document
 
 
