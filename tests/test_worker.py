@@ -55,6 +55,9 @@ def fail(task):
         raise ValueError(f"no prices for {task['x']}")
     return task["x"]
 
+def leave(task):
+    raise SystemExit(3)
+
 def keywords(task, experiment_name, **others):
     return [experiment_name, others]
 
@@ -288,6 +291,17 @@ def test_tasks_that_fail_are_tried_again_and_make_the_exit_code_1(
     assert len(said) == 3
     assert [line.count("waiting again") for line in said] == [1, 1, 0]
     assert "2 done, 2 failed, 4 failed and tried again" in err
+
+
+def test_a_function_that_exits_has_failed(worker: Callable[..., Worker], pool: TaskManager) -> None:
+    pool.create_task(tasks(2))
+    code, err = worker("--func", "mine:leave").end()
+    assert code == 1
+    assert pool.task_stat() == {"failed": 2}
+    assert {task["error"] for task in pool.query()} == {
+        "RuntimeError: the function called sys.exit(3)"
+    }
+    assert "died" not in err
 
 
 @pytest.mark.parametrize(

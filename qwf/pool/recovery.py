@@ -136,7 +136,7 @@ class Recovery:
         status = end_attempt(self._directory, token, failure, worker.id)
         if status is None:
             return 0
-        _logger.warning("%s; its task %s is %s again", why, token.id, status)
+        _logger.warning("%s; its task %s is %s now", why, token.id, status)
         return 1
 
     def finish_insertion(self, worker: Worker, one: Private) -> None:

@@ -94,7 +94,12 @@ class Job:
         function = load_function(self.function)
         kwargs = {key: self.keywords[key] for key in accepted_keywords(function, self.keywords)}
         return Work(
-            function, self.query, self.before_status, self.after_status, self.force_release, kwargs
+            partial(_call_without_exit, function),
+            self.query,
+            self.before_status,
+            self.after_status,
+            self.force_release,
+            kwargs,
         )
 
 
@@ -120,6 +125,16 @@ def load_function(name: str) -> Callable[..., Any]:
         raise TypeError(f"{name!r} is a {type(found).__name__}, and a function is expected")
     function: Callable[..., Any] = found
     return function
+
+
+def _call_without_exit(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function; an exit that nobody has asked for by a signal is a failure of the task."""
+    try:
+        return function(*args, **kwargs)
+    except SystemExit as exit_:
+        if exit_.code in _TOLD_TO_END:
+            raise
+        raise RuntimeError(f"the function called sys.exit({exit_.code!r})") from exit_
 
 
 @dataclass
@@ -210,9 +225,11 @@ class _Crew(Iterator[Call[None]]):
             return
         if not isinstance(error, (BrokenProcessPool, OSError)):
             raise error  # another would fare no better
-        _logger.warning("%s", error)
         place = self._places[outcome.index]
-        self._dead.append(self._books.pid(place))
+        pid = self._books.pid(place)
+        why = "was killed or crashed" if isinstance(error, BrokenProcessPool) else str(error)
+        _logger.warning("process %d of this worker: %s; another takes its place", pid, why)
+        self._dead.append(pid)
         progress = self._books.total()
         self._in_a_row = 1 if progress > self._progress else self._in_a_row + 1
         self._progress = progress
