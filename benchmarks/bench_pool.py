@@ -52,7 +52,7 @@ RAW = "floor: rename, read"
 SERVERS = ("PostgreSQL", "Redis")
 
 # Tasks in the pool: rounds, and the seconds of a race.
-RACES = {1_000: (3, 1.0), 10_000: (3, 1.0), 100_000: (1, 3.0)}
+RACES = {1_000: (3, 1.0), 10_000: (3, 0.5), 100_000: (1, 3.0)}
 QUICK_RACES = {300: (1, 0.3)}
 
 # Per contestant, per number of processes.
@@ -187,7 +187,7 @@ def worst(outcomes: Sequence[Outcome]) -> str:
 
 
 def print_budgets(title: str, cells: Cells, ours: str, raw: str, options: Options) -> None:
-    print_budget(title, Budget(raw, 1 / 3), slowest_ratio(cells, ours, raw), options)
+    print_budget(title, Budget(raw, 0.33), slowest_ratio(cells, ours, raw), options)
     for name, row in cells.items():
         if not name.startswith((FLOOR, QWF, *SERVERS)) and is_sound(row):
             print_budget(title, Budget(name, 1), slowest_ratio(cells, ours, name), options)
