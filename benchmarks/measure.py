@@ -28,7 +28,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 __all__ = [
+    "FLOOR",
     "PATIENCE_SECONDS",
+    "QWF",
     "Budget",
     "Options",
     "in_a_fresh_process",

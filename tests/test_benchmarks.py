@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -16,8 +16,15 @@ from qwf.tracking.check import check_store
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
-# Those that take no more than a second or two with --quick.
-SHORT = ("bench_load_object.py", "bench_metrics.py", "bench_rolling.py", "bench_run_lifecycle.py")
+# Those that take no more than a few seconds with --quick.
+SHORT = (
+    "bench_load_object.py",
+    "bench_metrics.py",
+    "bench_pool.py",
+    "bench_pool_sizes.py",
+    "bench_rolling.py",
+    "bench_run_lifecycle.py",
+)
 
 
 @pytest.fixture
@@ -27,9 +34,15 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.syspath_prepend(BENCHMARKS)
     import bench_search
     import file_operations
+    import pool_race
     import stores
 
-    yield SimpleNamespace(bench_search=bench_search, file_operations=file_operations, stores=stores)
+    yield SimpleNamespace(
+        bench_search=bench_search,
+        file_operations=file_operations,
+        pool_race=pool_race,
+        stores=stores,
+    )
     for name in set(sys.modules) - before:
         origin = getattr(sys.modules[name], "__file__", None)
         if (
@@ -52,7 +65,9 @@ def test_a_benchmark_runs(script: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "x qwf" in done.stdout
+    _machine, *tables = done.stdout.splitlines()
+    assert any("qwf" in line for line in tables)
+    assert "handed out twice" not in done.stdout
     assert not list(tmp_path.iterdir()), "a benchmark leaves nothing behind"
 
 
@@ -100,3 +115,52 @@ def test_file_operations_are_counted_by_what_they_ask_a_server(
     assert counts == {"open": 2, "stat": 2, "listdir": 1, "rename": 1}
     with file.open("w"):
         assert sum(counts.values()) == 6
+
+
+class Careless:
+    """A queue that hands out the tasks 0 to 9 and is wrong in a way."""
+
+    def __init__(self, folder: Path, fault: str) -> None:
+        self.folder, self.fault = folder, fault
+
+    def counts(self) -> SimpleNamespace:
+        left = len(list(self.folder.iterdir()))
+        return SimpleNamespace(waiting=left - (self.fault == "loses"), done=0)
+
+    def again(self) -> None:
+        for number in range(10):
+            (self.folder / str(number)).touch()
+
+    def step(self, *, finishes: bool) -> Callable[[], str | None]:
+        keys = iter(range(10))
+
+        def step() -> str | None:
+            key = next(keys, None)
+            if key == 5 and self.fault == "dies":
+                raise OSError("database is locked")
+            if key is not None:
+                (self.folder / str(key)).unlink(missing_ok=True)
+            return None if key is None else str(key)
+
+        return step
+
+
+@pytest.mark.parametrize(
+    ("fault", "processes", "reproach"),
+    [
+        ("", 1, ""),
+        ("twice", 3, "20 handed out twice"),
+        ("loses", 1, "1 lost"),
+        ("dies", 1, "1 died: database is locked"),
+    ],
+)
+def test_a_race_of_processes_tells_what_a_queue_does_wrong(
+    scripts: SimpleNamespace, tmp_path: Path, fault: str, processes: int, reproach: str
+) -> None:
+    queue = Careless(tmp_path, fault)
+    queue.again()
+    contestant = scripts.pool_race.claiming("careless", queue)
+    outcome = scripts.pool_race.race(contestant, 10, processes, 60.0)
+    assert outcome.reproach() == reproach
+    assert outcome.sound is (reproach == "")
+    assert len(list(tmp_path.iterdir())) == 10, "all wait again"

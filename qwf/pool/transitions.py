@@ -28,6 +28,7 @@ __all__ = [
     "reset",
     "result_path",
     "same_attempt",
+    "settle",
 ]
 
 _logger: Final = logging.getLogger("qwf.pool")
@@ -218,8 +219,10 @@ def _drop_quietly(path: str) -> None:
 # --- by anybody ------------------------------------------------------------------------------
 
 
-def reset(directory: Directory, token: Token, status: str, new_status: str | None = None) -> bool:
-    """Bring a task into another status, its attempts forgotten; return whether this call did.
+def reset(
+    directory: Directory, token: Token, status: str, new_status: str | None = None
+) -> str | None:
+    """Bring a task into another status, its attempts forgotten.
 
     Parameters
     ----------
@@ -227,6 +230,11 @@ def reset(directory: Directory, token: Token, status: str, new_status: str | Non
         The task and where it is.
     new_status : str, optional
         Default: where it came from, which for a failed task is told by whether it has a result.
+
+    Returns
+    -------
+    str or None
+        The status that this call has brought it to, for `settle` after the last of many.
 
     Raises
     ------
@@ -240,10 +248,14 @@ def reset(directory: Directory, token: Token, status: str, new_status: str | Non
         moved = _leave_running(directory, token, new, target)
     else:
         moved = directory.move(token, status, new, target)
-    if moved:
-        fsio.fsync_directory(Path(directory.status_path(target)))
+    return target if moved else None
+
+
+def settle(directory: Directory, statuses: Iterable[str]) -> None:
+    """Make durable what `reset` has moved there, and tell those who go by a listing."""
+    for status in statuses:
+        fsio.fsync_directory(Path(directory.status_path(status)))
         directory.note_order()
-    return moved
 
 
 def require_result(token: Token, status: str | None) -> None:

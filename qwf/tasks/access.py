@@ -9,6 +9,7 @@ import os
 import socket
 import time
 import traceback
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -252,13 +253,18 @@ class PoolAccess:
         ]
         for _, token in chosen:
             transitions.require_result(token, status)
-        count = 0
-        for at, token in chosen:
-            count += transitions.reset(self.directory, token, at, status)
-            if token in mine:
-                worker.drop(token)
-                self._fetched.discard(token.id)
-        return count
+        brought: Counter[str] = Counter()
+        try:
+            for at, token in chosen:
+                target = transitions.reset(self.directory, token, at, status)
+                if target is not None:
+                    brought[target] += 1
+                if token in mine:
+                    worker.drop(token)
+                    self._fetched.discard(token.id)
+        finally:
+            transitions.settle(self.directory, brought)
+        return brought.total()
 
     def _has_fetched(self, token: Token) -> bool:
         return token.worker == self._worker().id and token.id in self._fetched

@@ -95,20 +95,25 @@ class Books:
 
         Reads no file if the query asks only for what names tell.
         """
-        found = []
-        for status, name in self._directory.snapshot().values():
-            if query.statuses is not None and status not in query.statuses:
-                continue
-            if query.ids is not None and id_of(name) not in query.ids:
-                continue
-            if query.accepts_name(id_of(name), status, priority_of(name[:8])):
-                found.append((name[9:50], status, name))
+        found = [(name[9:50], status, name) for status, name in self._named(query)]
         for _, status, name in sorted(found):
             token = parse_token(name)
             if token is not None and (
                 not query.needs_document or self._reads(query, status, token)
             ):
                 yield status, token
+
+    def _named(self, query: Query) -> Iterator[tuple[str, str]]:
+        """Yield status and name of the tokens that match by what names tell, unsorted."""
+        for status, name in self._directory.snapshot().values():
+            if query.statuses is not None and status not in query.statuses:
+                continue
+            if query.ids is not None and id_of(name) not in query.ids:
+                continue
+            if not query.needs_name or query.accepts_name(
+                id_of(name), status, priority_of(name[:8])
+            ):
+                yield status, name
 
     def _reads(self, query: Query, status: str, token: Token) -> bool:
         for _ in range(_LOOKS):
@@ -140,7 +145,8 @@ class Books:
 
     def count(self, query: Query) -> dict[str, int]:
         """Return how many tasks match, by status."""
-        return dict(Counter(status for status, _ in self.select(query)))
+        found = self.select(query) if query.needs_document else self._named(query)
+        return dict(Counter(status for status, _ in found))
 
     def count_names(self, query: Query, status: str) -> int:
         """Return how many names of a status may match, by one listing."""

@@ -398,10 +398,9 @@ class TaskManager(PoolAccess):
 
     def task_stat(self, query: Mapping[str, Any] = _NONE) -> dict[str, int]:
         """Return how many tasks there are in each status; statuses without any are left out."""
-        counts = dict.fromkeys(STATUSES, 0)
-        for task in self.query(query, decode=False):
-            counts[task["status"]] += 1
-        return {status: number for status, number in counts.items() if number}
+        parsed = Query.parse(query)
+        counts = self.books.count(parsed) if self._is_there() else {}
+        return {status: counts[status] for status in STATUSES if status in counts}
 
     def wait(
         self,
