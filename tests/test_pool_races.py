@@ -399,3 +399,36 @@ def test_an_attempt_that_has_ended_cannot_be_ended_again(tmp_path: Path) -> None
 def failures(one: TaskManager, task: dict[str, Any]) -> list[dict[str, Any]]:
     _, token = one.directory.find(task["_id"])
     return one.books.failures(token)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_signal_just_after_a_claim_gives_the_task_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    one = TaskManager("p", uri=tmp_path)
+    one.create_task([{"n": 0}])
+
+    def interrupt(_: str) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fsio, "os", Afterwards("rename", interrupt))
+        with pytest.raises(error):
+            one.fetch_task()
+    (task,) = one.query({}, decode=False)
+    assert task["attempts"] == 0
+    assert one.task_stat() == {"waiting": 1}
+    assert one.fetch_task() is not None
+
+
+def test_a_task_that_was_done_and_fails_when_done_again_waits_when_it_is_retried(
+    tmp_path: Path,
+) -> None:
+    one = TaskManager("p", uri=tmp_path, max_attempts=1)
+    one.create_task([{"n": 0}])
+    one.commit_task_res(one.fetch_task(), "old")
+    one.reset_status({}, "waiting")
+    one.fail_task(one.fetch_task(), "bad")
+    assert one.retry() == 1
+    assert one.task_stat() == {"waiting": 1}
+    assert one.check() == []

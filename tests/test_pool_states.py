@@ -30,8 +30,6 @@ from qwf.tasks import access
 from qwf.tasks.manage import TaskManager
 
 MOST = 2  # attempts
-BACK = {"waiting": "waiting", "part_done": "part_done"}
-
 models = st.integers(0, 5)
 managers = st.integers(0, 2)
 priorities = st.sampled_from([None, None, 3, 0, -2])
@@ -63,6 +61,9 @@ class Known:
     claim: int = 0
 
     def end(self, status: str) -> None:
+        before = self.origin if self.status == "running" else self.status
+        if status == "failed" and before != "part_done":
+            self.res = None  # only of a part that is done it makes sense to go on
         self.status, self.holder, self.claim = status, None, 0
 
     def fail(self, error: str, *, final: bool = False) -> None:

@@ -15,7 +15,17 @@ from ..storage import fsio
 from ..storage.entries import list_entries, move_entry, unlink_entry
 from .directory import MOST_ATTEMPTS, Directory
 from .records import Failure, Result, encode_failure, encode_result
-from .tokens import DONE, FAILED, PART_DONE, RUNNING, WAITING, Token, parse_token, rank_of
+from .tokens import (
+    DONE,
+    FAILED,
+    NO_RESULT,
+    PART_DONE,
+    RUNNING,
+    WAITING,
+    Token,
+    parse_token,
+    rank_of,
+)
 from .workers import Worker
 
 __all__ = [
@@ -161,15 +171,26 @@ def end_attempt(
     path = failure_path(directory, token, writer)
     with contextlib.suppress(WriteError):  # a full disk must not keep the task from ending
         fsio.write_new(Path(path), encode_failure(token.id, failure))
-    new = token.released(attempts=attempts, taken=writer != token.worker)
+    result = _kept_by_failed(RUNNING, token) if over else token.result
+    new = token.released(attempts=attempts, result=result, taken=writer != token.worker)
     if not _leave_running(directory, token, new, status):
         _drop_quietly(path)
         return None
     with contextlib.suppress(WriteError):
         fsio.fsync_directory(Path(directory.status_path(status)))
+    if result != token.result:
+        _drop_quietly(result_path(directory, token))
     if not over:
         directory.note_order()
     return status
+
+
+def _kept_by_failed(status: str, token: Token) -> str:
+    """Return the result that a task keeps when it becomes failed: that of a part, and no other.
+
+    By it is known that it came from ``part_done``, when it is tried again.
+    """
+    return token.result if (token.status or status) == PART_DONE else NO_RESULT
 
 
 def _leave_running(directory: Directory, token: Token, new: Token, status: str) -> bool:
@@ -243,11 +264,15 @@ def reset(
     """
     target = new_status or token.status or (PART_DONE if token.has_result else WAITING)
     require_result(token, target)
-    new = token.released(attempts=0, taken=status == RUNNING)
+    result = _kept_by_failed(status, token) if target == FAILED else token.result
+    new = token.released(attempts=0, result=result, taken=status == RUNNING)
     if status == RUNNING:
         moved = _leave_running(directory, token, new, target)
     else:
         moved = directory.move(token, status, new, target)
+    if moved and result != token.result:
+        fsio.fsync_directory(Path(directory.status_path(target)))
+        _drop_quietly(result_path(directory, token))
     return target if moved else None
 
 
