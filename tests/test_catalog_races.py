@@ -9,7 +9,6 @@ import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -350,9 +349,9 @@ def test_listing_and_changing_may_be_killed_at_any_call(
     prepared.ended(4)
     loaded: dict[Path, Catalog] = {}
 
-    def copy(source: Path, target: Path, **options: Any) -> None:
+    def copy(source: Path, target: Path) -> None:
         """Copy, and let a process list that lives on."""
-        shutil.copytree(source, target, **options)
+        shutil.copytree(source, target, symlinks=True)
         bench = Bench(target)
         loaded[target] = bench.catalog()
         if known == "begun":
@@ -360,7 +359,7 @@ def test_listing_and_changing_may_be_killed_at_any_call(
         for row in bench.naive()[1:]:
             bench.tag(row["id"], a="x")
 
-    monkeypatch.setattr("qwf.testing.crash.shutil", SimpleNamespace(copytree=copy))
+    monkeypatch.setattr("qwf.testing.crash.copy_tree", copy)
     steps = 0
     for point in crash_points(prepared.root, lambda root: operation(Bench(root)), tmp_path):
         steps = point.step

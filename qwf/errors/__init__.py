@@ -125,3 +125,7 @@ __all__ = [
     "WriteRefusedError",
     "suggest",
 ]
+
+for _name in __all__:
+    # Tracebacks and pickles name the place from which it is imported, and not the file.
+    globals()[_name].__module__ = __name__
