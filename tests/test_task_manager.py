@@ -205,13 +205,15 @@ def test_an_exit_or_a_break_gives_the_task_back_and_is_not_counted(manager: Task
     assert (task["status"], task["attempts"]) == ("waiting", 0)
 
 
-def test_an_interrupt_in_the_middle_of_a_commit_leaves_the_result_that_the_token_names(
-    manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("happened", [True, False])
+def test_an_interrupt_in_the_middle_of_a_commit_leaves_a_result_only_if_the_token_names_it(
+    happened: bool, manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (identity,) = manager.create_task(definitions(1))
 
     def rename(source: str, target: str) -> None:
-        os.rename(source, target)
+        if happened or "/done/" not in target:
+            os.rename(source, target)
         if "/done/" in target:
             raise KeyboardInterrupt
 
@@ -224,7 +226,10 @@ def test_an_interrupt_in_the_middle_of_a_commit_leaves_the_result_that_the_token
     with pytest.raises(KeyboardInterrupt):
         work()
     found = manager.re_query(identity)
-    assert (found["status"], found["res"]) == ("done", "kept")
+    assert (found["status"], found.get("res")) == (
+        ("done", "kept") if happened else ("waiting", None)
+    )
+    assert manager.check() == []
 
 
 def test_the_error_of_every_attempt_is_kept_with_its_traceback(manager: TaskManager) -> None:

@@ -86,10 +86,10 @@ def commit(
         fsio.secure_names(Path(directory.results), Path(path))
         new = token.released(result=reference)
         moved = _leave_running(directory, token, new, status)
-    except OSError:
+    except BaseException:  # also an interrupt, before or after the token has come to name it
         if not _is_accepted(directory, token, reference):
             _drop_quietly(path)
-        raise  # after an interrupt, unlike this, nobody knows whether the token names the result
+        raise
     worker.drop(token)
     if not moved:
         _drop_quietly(path)
