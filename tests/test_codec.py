@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwf.storage import codec
 from qwf.storage.codec import NotPlainError, canonical, decode, dump_json, encode, load_json
 from qwf.types import Json
 
@@ -202,3 +203,31 @@ def test_the_canonical_text_is_the_same_for_ever() -> None:
         b'{"a":{"\xc3\xa9":[true,"\xed\xa0\x80"]},"b":{"$tuple":[1,2.5,null]},'
         b'"c":{"$map":[[1,"y"],[2,"x"]]}}'
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": (1, [2, (3,)]), "b": [], "c": ((),)},
+        {"text": '"$tuple":', "more": ["$tuple", '{"$tuple": [1]}']},
+        {"a": {"$tuple": (1,)}},
+        {"a": float("nan"), "b": (1,)},
+        [{1: (2,)}],
+    ],
+)
+def test_what_has_only_tuples_is_read_by_the_short_way_as_by_the_long_one(value: object) -> None:
+    data = codec.dump_json(codec.encode(value))
+    if codec.only_tuples(data):
+        assert codec.load_with_tuples(data) == value
+        assert "(" not in repr(codec.load_with_lists(data))
+    assert codec.decode(codec.load_json(data)) == value or "nan" in repr(value)
+
+
+def test_only_tuples_is_said_of_nothing_else() -> None:
+    def said(value: object) -> bool:
+        return codec.only_tuples(codec.dump_json(codec.encode(value)))
+
+    assert said({"a": (1, (2,)), "b": "x$"})
+    assert not said({"a": {"$tuple": 1}})
+    assert not said({"a": float("inf")})
+    assert not said(['"$tuple":'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -85,8 +86,8 @@ def encode_definition(definition: Json) -> bytes:
     return dump_json({"format": _TASK_KIND, "version": POOL_FORMAT, "def": definition})
 
 
-def parse_definition(data: bytes, path: str) -> Json:
-    """Return the definition that a task's file holds.
+def parse_definition(data: bytes, path: str, load: Callable[[bytes], Any] = load_json) -> Json:
+    """Return the definition that a task's file holds, in the form in which `load` reads JSON.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def parse_definition(data: bytes, path: str) -> Json:
     FormatVersionError
         If a newer qwf wrote it.
     """
-    definition: Json = _field(_parsed(data, path, _TASK_KIND), "def", path)
+    definition: Json = _field(_parsed(data, path, _TASK_KIND, load), "def", path)
     return definition
 
 
@@ -139,9 +140,11 @@ def _head(kind: str, identity: str) -> dict[str, Json]:
     return {"format": kind, "version": POOL_FORMAT, "id": identity}
 
 
-def _parsed(data: bytes, path: str, kind: str) -> dict[str, Any]:
+def _parsed(
+    data: bytes, path: str, kind: str, load: Callable[[bytes], Any] = load_json
+) -> dict[str, Any]:
     try:
-        fields = load_json(data)
+        fields = load(data)
     except ValueError as error:
         reason = "it is empty" if not data.strip() else f"it is not whole JSON ({error})"
         raise CorruptRecordError(path, reason) from error

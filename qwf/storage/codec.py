@@ -20,7 +20,17 @@ from ..types import Json
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NotPlainError", "canonical", "decode", "dump_json", "encode", "load_json"]
+__all__ = [
+    "NotPlainError",
+    "canonical",
+    "decode",
+    "dump_json",
+    "encode",
+    "load_json",
+    "load_with_lists",
+    "load_with_tuples",
+    "only_tuples",
+]
 
 # CPython refuses to print larger ones in decimal.
 _MAX_INT_BITS: Final = 13_000
@@ -284,6 +294,34 @@ def _with_sorted_maps(form: Any) -> Any:
         pairs = [[key, _with_sorted_maps(item)] for key, item in form["$map"]]
         return {"$map": sorted(pairs, key=lambda pair: canonical(pair[0]))}
     return {key: _with_sorted_maps(item) for key, item in form.items()}
+
+
+def only_tuples(data: bytes) -> bool:
+    """Whether JSON text holds no kind of value that JSON does not know itself but tuples."""
+    return data.count(b'"$') == data.count(_TUPLE_KEY)
+
+
+def load_with_tuples(data: bytes) -> Any:
+    """Return the data in JSON text that has `only_tuples`, faster than `decode`."""
+    return _WITH_TUPLES.decode(data.decode())
+
+
+def load_with_lists(data: bytes) -> Any:
+    """Return the same with lists in place of tuples."""
+    return _WITH_LISTS.decode(data.decode())
+
+
+def _tuple_or_fields(fields: dict[str, Any]) -> Any:
+    return tuple(fields["$tuple"]) if "$tuple" in fields else fields
+
+
+def _list_or_fields(fields: dict[str, Any]) -> Any:
+    return fields.get("$tuple", fields)
+
+
+_TUPLE_KEY: Final = b'"$tuple":'
+_WITH_TUPLES: Final = json.JSONDecoder(object_hook=_tuple_or_fields)
+_WITH_LISTS: Final = json.JSONDecoder(object_hook=_list_or_fields)
 
 
 def load_json(data: bytes) -> Json:

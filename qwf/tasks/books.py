@@ -16,6 +16,7 @@ from ..pool.records import parse_definition, parse_failure, parse_result
 from ..pool.tokens import FAILED, WAITING, Token, id_of, parse_token, priority_of
 from ..pool.transitions import result_path
 from ..storage import fsio
+from ..storage.codec import load_with_lists, load_with_tuples, only_tuples
 from ..storage.entries import list_entries
 from ..types import Json
 from .queries import Query
@@ -29,9 +30,6 @@ _logger: Final = logging.getLogger("qwf.tasks")
 _LOOKS: Final = 5
 
 _NESTED: Final = frozenset({dict, list, tuple})
-
-# Every kind of value that JSON does not know is an object with such a key.
-_ANY_KIND: Final = b'"$'
 
 # Definitions never change, so they are read once; so many are kept.
 _KEPT_DEFINITIONS: Final = 20_000
@@ -219,10 +217,13 @@ class Books:
         path = f"{self._directory.definitions}/{token.id}"
         if data is None:
             form = self._definition(token, path)
-        elif _ANY_KIND in data:
+        elif only_tuples(data):  # as of most; read twice, which takes less than any other way
+            return (
+                parse_definition(data, path, load_with_tuples),
+                parse_definition(data, path, load_with_lists),
+            )
+        else:
             form = parse_definition(data, path)
-        else:  # what JSON knows itself, and reads faster twice than anybody copies it
-            return parse_definition(data, path), parse_definition(data, path)
         definition = self._values.decode(form, f"the definition of task {token.id}")
         return definition, _with_lists(definition)
 
