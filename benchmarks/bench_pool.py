@@ -199,7 +199,7 @@ def print_flatness(per_size: dict[int, Cells], name: str, options: Options) -> N
     for tasks in larger:
         here, there = per_size[tasks][name], per_size[least][name]
         ratio = min(speed(here[n]) / speed(there[n]) for n in here)
-        budget = Budget(f"itself with {least:,}", 0.8)
+        budget = Budget(f"{name} of {least:,} tasks", 0.8)
         print_budget(f"{name}, {tasks:,} tasks", budget, ratio, options)
 
 
