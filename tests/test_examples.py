@@ -45,8 +45,9 @@ def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     script.write_text("\n".join(blocks))
     first, *rest = run(script, tmp_path).splitlines()
     assert first == "FINISHED {'loss': 0.1} {'a': 1.5}"
-    assert rest[0].split() == ["run_id", "status", "metrics.loss", "params.lr"]
-    assert rest[1].split()[2:] == ["FINISHED", "0.1", "0.001"]
+    assert rest[0] == "{'done': 8} [0.0, 0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.21]"
+    assert rest[1].split() == ["run_id", "status", "metrics.loss", "params.lr"]
+    assert rest[2].split()[2:] == ["FINISHED", "0.1", "0.001"]
 
 
 def test_every_command_of_the_readme_is_a_target_of_make() -> None:
