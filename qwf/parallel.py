@@ -33,7 +33,15 @@ from .config import C
 from .process import exits
 from .tracking.manager import default_manager
 
-__all__ = ["Call", "Outcome", "in_processes", "on_executor", "one_by_one", "steps_in_processes"]
+__all__ = [
+    "GRACE_SECONDS",
+    "Call",
+    "Outcome",
+    "in_processes",
+    "on_executor",
+    "one_by_one",
+    "steps_in_processes",
+]
 
 T = TypeVar("T")
 

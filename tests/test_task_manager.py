@@ -540,3 +540,44 @@ def test_the_clock_of_a_host_does_not_matter(
     )
     assert ended.stdout.split("\n")[:2] == ["[0, 1]", "0 0"], ended.stderr
     assert qwf.TaskManager("pool").task_stat() == {"waiting": 2}
+
+
+def test_a_definition_that_was_edited_is_not_done_in_the_place_of_what_its_id_stands_for(
+    store: Path, manager: TaskManager
+) -> None:
+    ids = manager.create_task(definitions(2))
+    path = store / "tasks" / "pool" / "def" / ids[0]
+    path.write_bytes(path.read_bytes().replace(b'"n":0', b'"n":7'))
+    done: list[int] = []
+    run_task(lambda definition: done.append(definition["model"]["n"]), manager)
+    assert done == [1]
+    (failure, *_) = manager.failures(ids[0])
+    assert "it was changed since it was inserted" in failure["error"]
+
+
+def test_a_call_in_a_process_of_its_own_ends_with_the_worker_that_is_killed(
+    store: Path, manager: TaskManager, tmp_path: Path
+) -> None:
+    manager.create_task(definitions(1))
+
+    def work(definition: dict[str, Any]) -> None:
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        time.sleep(SECONDS)
+        (tmp_path / "went on").touch()
+
+    worker = os.fork()
+    if worker == 0:
+        with contextlib.suppress(BaseException):
+            run_task(work, "pool", force_release=True)
+        os._exit(1)
+    deadline = time.monotonic() + SECONDS
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    pid = int((tmp_path / "pid").read_text())
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < deadline, "it goes on without its parent"
+        time.sleep(0.02)
+    assert not (tmp_path / "went on").exists()

@@ -170,9 +170,10 @@ class LeaseLostError(QwfError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"task {self.identity} of the pool {self.pool} is not this process's any more: it gave "
-            "no sign of life for longer than its lease, or somebody has reset or removed the task. "
-            "Whoever has it now goes on; what was to be written here was not."
+            f"task {self.identity} of the pool {self.pool} is not this process's any more: it has "
+            "committed it or given it back before, it gave no sign of life for longer than its "
+            "lease, or somebody has reset or removed the task. Whoever has it now goes on; what was "
+            "to be written here was not."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ _WORKER_KIND: Final = "qwf-worker"
 
 _ID_DIGITS: Final = 24
 _TUPLE: Final = "$tuple"
+_DEF: Final = b'"def":'
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ def _alike(form: Json) -> Json:
 
 def encode_definition(definition: Json) -> bytes:
     """Return the bytes of a task's file."""
-    return dump_json({"format": _TASK_KIND, "version": POOL_FORMAT, "def": definition})
+    end = dump_json({"def": definition})[1:]
+    crc32 = f"{zlib.crc32(end):08x}"
+    head: dict[str, Json] = {"format": _TASK_KIND, "version": POOL_FORMAT, "crc32": crc32}
+    return dump_json(head).rstrip(b"}\n") + b"," + end
 
 
 def parse_definition(data: bytes, path: str, load: Callable[[bytes], Any] = load_json) -> Json:
@@ -96,7 +101,11 @@ def parse_definition(data: bytes, path: str, load: Callable[[bytes], Any] = load
     FormatVersionError
         If a newer qwf wrote it.
     """
-    definition: Json = _field(_parsed(data, path, _TASK_KIND, load), "def", path)
+    fields = _parsed(data, path, _TASK_KIND, load)
+    definition: Json = _field(fields, "def", path)
+    # What was edited would be done, and kept as the result of what the id stands for.
+    if "crc32" in fields and fields["crc32"] != f"{zlib.crc32(data[data.find(_DEF) :]):08x}":
+        raise CorruptRecordError(path, "it was changed since it was inserted")
     return definition
 
 

@@ -222,7 +222,8 @@ class TaskManager(PoolAccess):
         -------
         dict or None
             ``_id def filter status`` (now ``running``), ``priority`` if one was set, ``res`` if a
-            part is done. The highest priority comes first, none last, else in order of insertion.
+            part is done. The highest priority comes first, none last, else in order of insertion;
+            where several workers compete, each takes one of the next 64 of equal priority.
 
         Notes
         -----

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import parent_process
 from typing import Any, Final
 
 from ..errors import (
@@ -18,7 +22,7 @@ from ..errors import (
     TaskValueError,
     WriteError,
 )
-from ..parallel import Call, in_processes
+from ..parallel import GRACE_SECONDS, Call, in_processes
 from ..pool.tokens import DONE, FAILED, ORIGINS, PART_DONE, WAITING
 from ..tracking.recorder import Recorder
 from .books import FetchedTask
@@ -30,6 +34,9 @@ __all__ = ["LOST", "Ended", "Work", "run_task", "working"]
 LOST: Final = "lost"
 
 _NONE: Final[Mapping[str, Any]] = {}
+
+# How long a call in a process of its own may go on when its parent is killed.
+_ORPHAN_SECONDS: Final = 0.2
 
 _logger: Final = logging.getLogger("qwf.tasks")
 
@@ -71,12 +78,31 @@ class Work:
         call = partial(self.call, argument, **self.kwargs)
         if not self.force_release:
             return call()
-        outcomes = in_processes([Call(f"task {task['_id']}", call)], 1)
+        outcomes = in_processes([Call(f"task {task['_id']}", partial(_for_parent, call))], 1)
         with contextlib.closing(outcomes):
             outcome = next(outcomes)
         if outcome.error is not None:
             raise outcome.error
         return outcome.value
+
+
+def _for_parent(call: Callable[[], Any]) -> Any:
+    """Call in a process of its own, which ends when the one that holds the task is killed.
+
+    Others take up the task then, and what this process came to would be a second result.
+    """
+    threading.Thread(target=_end_with_parent, name="qwf-orphan", daemon=True).start()
+    return call()
+
+
+def _end_with_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    parent, known = parent_process(), os.getppid()
+    while os.getppid() == known and (parent is None or parent.is_alive()):
+        time.sleep(_ORPHAN_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)  # its run becomes FAILED
+    time.sleep(GRACE_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)
