@@ -299,10 +299,8 @@ def test_a_definition_that_cannot_be_read_holds_no_other_task_up(
 ) -> None:
     ids = manager.create_task(definitions(3))
     (store / "tasks" / "pool" / "def" / ids[1]).write_text('{"format": "qwf-task", "vers')
-    assert run_task(lambda definition: definition["model"]["n"], manager) is True
-    assert manager.task_stat() == {"done": 2, "waiting": 1}
-    run_task(len, manager)
-    run_task(len, manager)
+    with pytest.raises(TasksFailedError, match="it is not whole JSON"):
+        run_task(lambda definition: definition["model"]["n"], manager)
     assert manager.task_stat() == {"done": 2, "failed": 1}
 
 
@@ -549,7 +547,8 @@ def test_a_definition_that_was_edited_is_not_done_in_the_place_of_what_its_id_st
     path = store / "tasks" / "pool" / "def" / ids[0]
     path.write_bytes(path.read_bytes().replace(b'"n":0', b'"n":7'))
     done: list[int] = []
-    run_task(lambda definition: done.append(definition["model"]["n"]), manager)
+    with pytest.raises(TasksFailedError, match="it was changed since it was inserted"):
+        run_task(lambda definition: done.append(definition["model"]["n"]), manager)
     assert done == [1]
     (failure, *_) = manager.failures(ids[0])
     assert "it was changed since it was inserted" in failure["error"]

@@ -172,8 +172,8 @@ class LeaseLostError(QwfError, RuntimeError):
         return (
             f"task {self.identity} of the pool {self.pool} is not this process's any more: it has "
             "committed it or given it back before, it gave no sign of life for longer than its "
-            "lease, or somebody has reset or removed the task. Whoever has it now goes on; what was "
-            "to be written here was not."
+            "lease, or somebody has reset or removed the task. Whoever has it now goes on; what "
+            "was to be written here was not."
         )
 
 

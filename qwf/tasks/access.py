@@ -74,6 +74,8 @@ class PoolAccess:
         self._claims: dict[tuple[int, str], Claims] = {}
         self._there = False
         self._fetched: set[str] = set()  # by this object, and not given back
+        # Tasks that were passed over by a fetch: id, status since, and why.
+        self.unreadable: list[tuple[str, str, Exception]] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process is another worker, and has fetched nothing yet.
@@ -122,7 +124,8 @@ class PoolAccess:
             _logger.warning("task %s of pool %r cannot be read: %s", token.id, self.task_pool, said)
             failure = Failure(said, trace, self._by(token))
             with contextlib.suppress(LeaseLostError):
-                transitions.fail(self.directory, self._worker(), token, failure)
+                status = transitions.fail(self.directory, self._worker(), token, failure)
+                self.unreadable.append((token.id, status, error))
             missing = getattr(error, "errno", None) in (errno.ENOENT, errno.ESTALE)
             if isinstance(error, OSError) and not missing and not isinstance(error, QwfError):
                 raise  # the mount is broken, and the next task would be no better

@@ -188,6 +188,10 @@ def working(manager: TaskManager, work: Work) -> Generator[Ended, None, None]:
     passed: set[str] = set()
     while True:
         task = manager.fetch_except(work.query, work.before_status, failed_here | passed)
+        while manager.unreadable:
+            identity, status, error = manager.unreadable.pop()
+            failed_here.add(identity)
+            yield Ended(identity, "its definition cannot be read", status, 0.0, error)
         if task is None:
             if not failed_here:
                 return
