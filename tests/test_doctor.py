@@ -425,6 +425,41 @@ def test_where_nothing_can_be_written_neither_may_live(
     )
 
 
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["mkdir", "open", "write", "fsync", "close"])
+def test_a_full_disk_is_the_only_finding(
+    place: Path,
+    faulty: Callable[..., None],
+    call: str,
+    error: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*arguments: Any, **more: Any) -> None:
+        if call == "close":  # it is closed even so
+            os.close(*arguments)
+        raise OSError(error, os.strerror(error))
+
+    faulty(**{call: fail})
+    assert main(["doctor", str(place), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    (found,) = [one for one in report["probes"] if one["probe"] != "filesystem"]
+    assert found["sentence"].startswith("the disk is full; nothing else could be tried")
+    assert report["verdict"].count("full") == 1
+    assert "O_EXCL" not in report["verdict"]
+
+
+def test_a_disk_that_is_full_while_it_is_tried_out_is_the_only_finding(
+    place: Path, faulty: Callable[..., None]
+) -> None:
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        if Path(path).name == "4":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.mkdir(path, mode)
+
+    faulty(mkdir=mkdir)
+    assert named(examine(place), "space").sentence.startswith("the disk is full")
+
+
 def test_a_call_that_fails_in_the_middle_is_a_finding(
     place: Path, os_fails: Callable[..., Any]
 ) -> None:

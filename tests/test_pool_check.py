@@ -225,6 +225,25 @@ def test_foreign_entries_are_told_and_left_alone(manager: TaskManager) -> None:
     )
 
 
+def test_a_file_among_the_pools_is_no_pool_and_is_foreign(
+    manager: TaskManager, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = pool(manager).parent.parent
+    for name in ("notes", ".DS_Store"):
+        (pool(manager).parent / name).touch()
+    assert TaskManager.list(uri=store) == ["p"]
+    assert main(["tasks", "list", "--uri", str(store)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["pool", "p"]
+    (finding,) = [one for one in checking.check_pools(store, repair=True) if "notes" in one.path]
+    assert finding.foreign
+    assert not TaskManager("notes", uri=store).directory.exists()
+    assert main(["check", "--uri", str(store)]) == 0
+    said = capsys.readouterr().out
+    assert "tasks/notes" in said
+    assert "0 wrong" in said
+    assert (pool(manager).parent / "notes").read_bytes() == b""
+
+
 def test_a_pool_of_a_newer_release_is_left_alone(manager: TaskManager) -> None:
     path = pool(manager) / "pool.json"
     path.write_text(path.read_text().replace('"version": 1', '"version": 999'))

@@ -41,7 +41,32 @@ ORACLE: dict[str, Any] = with_dates(
     )
 )
 DOCUMENTS: list[dict[str, Any]] = ORACLE["documents"]
-CASES: list[dict[str, Any]] = ORACLE["cases"]
+
+
+def statuses_named(query: dict[str, Any]) -> Iterator[Any]:
+    """What a query wants the status to equal, or not to equal."""
+    for key, value in query.items():
+        if key in ("$and", "$or", "$nor"):
+            for part in value:
+                yield from statuses_named(part)
+        elif key == "status":
+            operators = value if isinstance(value, dict) else {"$eq": value}
+            assert operators.keys() <= {"$eq", "$ne", "$in", "$nin", "$exists", *ORDERS}
+            for name in operators.keys() & {"$eq", "$ne"}:
+                yield operators[name]
+            for name in operators.keys() & {"$in", "$nin"}:
+                yield from operators[name]
+
+
+ORDERS = ("$gt", "$gte", "$lt", "$lte")
+
+# On purpose unlike MongoDB: a status that does not exist is a mistake.
+MISTAKEN = [
+    case
+    for case in ORACLE["cases"]
+    if any(one not in STATUSES for one in statuses_named(case["query"]))
+]
+CASES: list[dict[str, Any]] = [case for case in ORACLE["cases"] if case not in MISTAKEN]
 
 
 def found(query: Any, *documents: dict[str, Any]) -> list[bool]:
@@ -258,7 +283,8 @@ class ObjectId:
         ({"status": {"$in": ["done", "running"]}}, {"done", "running"}, None),
         ({"status": {"$ne": "failed"}}, set(STATUSES) - {"failed"}, None),
         ({"status": {"$nin": ["failed", "done"]}}, {"waiting", "running", "part_done"}, None),
-        ({"status": "nowhere"}, set(), None),
+        ({"status": {"$gt": "x"}}, set(), None),
+        ({"status": {"$in": []}}, set(), None),
         ({"status": {"$ne": "done", "$in": ["done", "failed"]}}, {"failed"}, None),
         ({"$or": [{"status": "done"}, {"status": "failed"}]}, {"done", "failed"}, None),
         ({"$or": [{"status": "done"}, {"filter.a": 1}]}, None, None),
@@ -380,6 +406,12 @@ def test_ids_that_are_objects_find_the_ids_that_are_text() -> None:
         ({"filter..a": 1}, "filter..a", "an empty part"),
         ("done", "the query", "a dict is expected"),
         ([("status", "done")], "the query", "a dict is expected"),
+        ({"status": "dne"}, "status: $eq", "no status 'dne'; did you mean 'done'?"),
+        ({"status": {"$in": ["done", "faild"]}}, "status: $in", "did you mean 'failed'?"),
+        ({"status": {"$nin": ["part-done"]}}, "status: $nin", "did you mean 'part_done'?"),
+        ({"status": {"$not": {"$ne": "x"}}}, "status: $ne", "'waiting'"),
+        ({"$or": [{"_id": "aa"}, {"status": None}]}, "status: $eq", "no status None"),
+        ({"status": ["done"]}, "status: $eq", "no status ['done']"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(query: Any, place: str, message: str) -> None:
@@ -388,6 +420,13 @@ def test_a_mistake_is_named_with_its_place(query: Any, place: str, message: str)
     assert caught.value.place == place
     assert message in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_status_that_does_not_exist_is_refused_wherever_it_stands() -> None:
+    assert len(MISTAKEN) > 50
+    for case in MISTAKEN:
+        with pytest.raises(QueryError, match="there is no status"):
+            Query.parse(case["query"])
 
 
 def test_regular_expressions_are_refused() -> None:

@@ -464,6 +464,16 @@ def test_waiting_ends_with_the_time_and_says_what_is_left(manager: TaskManager) 
         manager.wait({"_id": task["_id"]}, timeout=0.05)  # type: ignore[index]
 
 
+def test_waiting_for_a_status_that_does_not_exist_is_refused_and_does_not_return_at_once(
+    manager: TaskManager,
+) -> None:
+    manager.create_task(definitions(1))
+    with pytest.raises(QueryError, match="did you mean 'done'"):
+        manager.wait({"status": "dne"})
+    with pytest.raises(QueryError, match="did you mean 'waiting'"):
+        TaskManager("none").wait({"status": {"$in": ["wating"]}})
+
+
 def test_waiting_returns_when_others_have_done_the_tasks(
     manager: TaskManager, children: Children
 ) -> None:

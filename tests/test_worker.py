@@ -378,6 +378,44 @@ def test_when_every_process_dies_no_more_are_started_and_it_is_said_why(
     assert counts["waiting"] > 0
 
 
+READ_ONLY = """
+import errno, os
+from qwf.storage import fsio
+
+class ReadOnly:
+    def __getattr__(self, name):
+        return refuse if name in ("rename", "replace", "link", "mkdir", "utime") else (
+            open_ if name == "open" else getattr(os, name))
+
+def refuse(path, *others, **more):
+    raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+def open_(path, flags, *others, **more):
+    if flags & (os.O_WRONLY | os.O_RDWR):
+        refuse(path)
+    return os.open(path, flags, *others, **more)
+
+def train(task):
+    return task
+
+fsio.os = ReadOnly()
+"""
+
+
+def test_a_pool_that_may_not_be_written_ends_all_processes_at_once_and_it_is_said_once(
+    worker: Callable[..., Worker], pool: TaskManager, tmp_path: Path
+) -> None:
+    pool.create_task(tasks(3))
+    (tmp_path / "closed.py").write_text(READ_ONLY)
+    code, err = worker("-n", "2", "--func", "closed:train").end()
+    assert code == 1
+    assert "another takes its place" not in err
+    (said,) = [line for line in err.splitlines() if "Read-only file system" in line]
+    assert said.startswith("qwf: cannot write ")
+    assert "give this user permission" in said
+    assert pool.task_stat() == {"waiting": 3}
+
+
 def test_processes_end_when_the_one_that_started_them_is_killed(
     worker: Callable[..., Worker], pool: TaskManager, tmp_path: Path
 ) -> None:

@@ -70,7 +70,7 @@ class Directory:
         """
         try:
             self._read_settings()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except CorruptRecordError:
             pass  # told by the check; what it says has defaults

@@ -82,13 +82,15 @@ class Query:
         Raises
         ------
         QueryError
-            If there is no such field or operator, or its value is of the wrong kind.
+            If there is no such field, operator or status, or a value is of the wrong kind.
 
         Notes
         -----
         As in MongoDB a list matches if it equals the value or contains one that does, None matches
         what is missing, and unlike types neither equal nor compare. Unlike there, the order of keys
-        does not matter, tuples equal lists, and text that is an ISO date is compared with dates.
+        does not matter, tuples equal lists, and text that is an ISO date is compared with dates;
+        and a status that does not exist is refused, where MongoDB finds nothing: a `wait` for it
+        would return at once.
         """
         condition = _parse_query({} if query is None else query, "the query")
         allowed = frozenset(
@@ -231,7 +233,7 @@ def _parse_operator(key: str, path: tuple[str, ...], name: str, value: Any) -> _
         return _parse_choice(place, path, name, value)
     wanted = _operand(place, path, value)
     if name in ("$eq", "$ne"):
-        return _choice(path, [wanted], negated=name == "$ne")
+        return _choice(place, path, [wanted], negated=name == "$ne")
     if name not in _ORDERS:
         known = ("$eq", "$ne", "$in", "$nin", "$exists", "$not", *_ORDERS)
         raise QueryError(place, f"there is no such operator; {suggest(name, known)}")
@@ -244,16 +246,24 @@ def _parse_choice(place: str, path: tuple[str, ...], name: str, value: Any) -> _
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise QueryError(place, f"its value is a list, and not a {type(value).__name__}")
     wanted = [_operand(place, path, one) for one in value]
-    return _choice(path, wanted, negated=name == "$nin")
+    return _choice(place, path, wanted, negated=name == "$nin")
 
 
-def _choice(path: tuple[str, ...], wanted: list[Any], *, negated: bool) -> _Condition:
+def _choice(place: str, path: tuple[str, ...], wanted: list[Any], *, negated: bool) -> _Condition:
     if negated:
-        return _Condition("$nor", (_choice(path, wanted, negated=False),))
+        return _Condition("$nor", (_choice(place, path, wanted, negated=False),))
+    if path == ("status",):
+        _refuse_unknown_statuses(place, wanted)
     only = None
     if path == ("_id",):
         only = frozenset(one for one in wanted if isinstance(one, str))
     return _Field("$in", path=path, test=_equal_to_one(wanted), only=only)
+
+
+def _refuse_unknown_statuses(place: str, wanted: list[Any]) -> None:
+    for one in wanted:
+        if not (isinstance(one, str) and one in STATUSES):
+            raise QueryError(place, f"there is no status {one!r}; {suggest(one, STATUSES)}")
 
 
 def _operand(place: str, path: tuple[str, ...], value: Any) -> Any:

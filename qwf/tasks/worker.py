@@ -177,6 +177,8 @@ def work_together(job: Job, processes: int, tell: Callable[[Ended], None], tally
     WorkersDiedError
         If processes died one after the other and nothing was done between, or the system refused
         them what they need.
+    WriteRefusedError, PermissionError
+        If the pool may not be written or read: at once, since every process would find that.
     Exception
         If the loop itself fails.
     KeyboardInterrupt, SystemExit
@@ -223,8 +225,8 @@ class _Crew(Iterator[Call[None]]):
         error = outcome.error
         if error is None or (isinstance(error, SystemExit) and error.code in _TOLD_TO_END):
             return
-        if not isinstance(error, (BrokenProcessPool, OSError)):
-            raise error  # another would fare no better
+        if _meets_every_process(error):
+            raise error
         place = self._places[outcome.index]
         pid = self._books.pid(place)
         why = "was killed or crashed" if isinstance(error, BrokenProcessPool) else str(error)
@@ -265,6 +267,13 @@ class _Crew(Iterator[Call[None]]):
                     and failure.get("pid") in self._dead
                 )
         return lost
+
+
+def _meets_every_process(error: BaseException) -> bool:
+    """Whether a process that takes the place of one with this error would fare no better."""
+    if isinstance(error, PermissionError):  # a read-only mount too, see `WriteRefusedError`
+        return True
+    return not isinstance(error, (BrokenProcessPool, OSError))
 
 
 class _SharedBooks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -29,6 +30,10 @@ _PEERS: Final = 3
 # may miss what another host has put there.
 _REMOVALS: Final = 5
 _REMOVAL_PAUSE_SECONDS: Final = 0.1
+
+# More than all probes together write.
+_ROOM_BYTES: Final = 1_000_000
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def examine(path: Path, *, meet_seconds: float | None = None) -> Report:
@@ -65,10 +70,13 @@ def examine(path: Path, *, meet_seconds: float | None = None) -> Report:
     findings = list(judge_mount(find_mount(path.resolve()), meets=meet_seconds is not None))
     try:
         with _private(path, "probe") as directory:
+            _require_room(directory / "room")
             findings += _findings(directory)
         if meet_seconds is not None:
             with _private(path, "meet") as directory:
                 findings += meet(directory, meet_seconds)
+    except _FullError as error:
+        findings.append(_full(error))
     except _NotWritableError as error:
         findings.append(_not_writable(error))
     findings += _left_behind(path)
@@ -77,6 +85,10 @@ def examine(path: Path, *, meet_seconds: float | None = None) -> Report:
 
 class _NotWritableError(Exception):
     """No directory could be made; its cause says why."""
+
+
+class _FullError(Exception):
+    """There is no room for what is to be tried; its cause says why."""
 
 
 @contextlib.contextmanager
@@ -88,7 +100,8 @@ def _private(path: Path, purpose: str) -> Iterator[Path]:
         try:
             fsio.system().mkdir(directory)
         except OSError as error:
-            raise _NotWritableError(why(error)) from error
+            kind = _FullError if error.errno in _FULL else _NotWritableError
+            raise kind(why(error)) from error
         yield directory
     finally:
         _remove(directory)
@@ -103,6 +116,33 @@ def _remove(directory: Path) -> None:
                     fsio.list_fresh(place)
             trees.remove_tree(directory)
             return
+
+
+def _require_room(path: Path) -> None:
+    """Raise if nothing fits any more: what fails for that would be taken for a broken promise."""
+    system = fsio.system()
+    try:
+        descriptor = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fsio.write_all(descriptor, os.urandom(_ROOM_BYTES))  # zeros may take no room
+            system.fsync(descriptor)  # some servers say it only now
+        finally:
+            system.close(descriptor)
+        fsio.remove_file(path)
+    except OSError as error:  # whatever else it is, a probe tells it
+        if error.errno in _FULL:
+            raise _FullError(why(error)) from error
+
+
+def _full(error: _FullError) -> Finding:
+    return Finding(
+        name="space",
+        grade=Grade.MISSING,
+        sentence=f"the disk is full; nothing else could be tried ({error}).",
+        store=Level.FORBIDDEN,
+        pool=Level.FORBIDDEN,
+        because="the disk is full; make room, and try again",
+    )
 
 
 def _not_writable(error: _NotWritableError) -> Finding:
@@ -165,6 +205,8 @@ def _tried(
         fsio.system().mkdir(directory)
         yield from probe(directory)
     except OSError as error:
+        if error.errno in _FULL:  # by others, since room was found
+            raise _FullError(why(error)) from error
         yield Finding(
             name=name,
             grade=Grade.WRONG,
