@@ -107,15 +107,33 @@ class TaskCheck:
         elif tokens is None:
             yield from self._without_token(identity, path)
         else:
-            status, token = tokens[0]
-            reason = self._unsound(identity, path)
-            if isinstance(reason, FormatVersionError):
-                yield Problem(path, newer(reason), UPGRADE)
-            elif reason is not None:
-                names = [path, Path(self._directory.path(status, token))]
-                yield Problem(path, reason, self._unless_running(status, self._parking(names)))
-            else:
-                yield from self._two_names(status, token, path)
+            yield from self._with_token(*tokens[0], path)
+
+    def _with_token(self, status: str, token: Token, path: Path) -> Iterator[Problem]:
+        of_token = Path(self._directory.path(status, token))
+        reason = self._unsound(token.id, path)
+        # Of two files, as a copy without hard links has them, one may be sound.
+        apart = not fsio.is_same_file(path, of_token) and fsio.exists(of_token)
+        other = self._unsound(token.id, of_token) if apart else reason
+        for name, found in ((path, reason), (of_token, other)):
+            if isinstance(found, FormatVersionError):
+                yield Problem(name, newer(found), UPGRADE)
+                return
+        if reason is not None and other is not None:
+            remedy = self._parking([path, of_token])
+            yield Problem(path, str(reason), self._unless_running(status, remedy))
+        elif reason is not None:
+            remedy = Remedy(
+                "restores it from the token", partial(self._restore, token, path, of_token)
+            )
+            yield Problem(path, str(reason), self._unless_running(status, remedy))
+        elif other is not None:
+            remedy = Remedy(
+                "makes a token of its definition", partial(self._replace, status, token, path)
+            )
+            yield Problem(of_token, str(other), self._unless_running(status, remedy))
+        else:
+            yield from self._two_names(status, token, path)
 
     def _unsound(self, identity: str, path: Path) -> str | FormatVersionError | None:
         """Return what is wrong with a definition's content; None also if it is not there."""
@@ -274,6 +292,32 @@ class TaskCheck:
             if name_privately(str(path), f"{definitions}/{token.id}"):
                 fsio.fsync_directory(Path(definitions))
                 return "definition and token are one file now"
+        return _CHANGED
+
+    def _restore(self, token: Token, path: Path, of_token: Path) -> str:
+        """Set a definition aside, then make the token's file the definition's.
+
+        After *a crash* in between there is none, which the next repair makes of the token.
+        """
+        return f"{self._bench.park(path)}; {self._define(token, of_token)}"
+
+    def _replace(self, status: str, token: Token, path: Path) -> str:
+        """Make a later token of the definition, then set this one aside.
+
+        In this order, since without any token the task's status is lost. After *a crash* there
+        are two, of which the check keeps that of the definition's file.
+        """
+        directory = self._directory
+        old = Path(directory.path(status, token))
+        new = Path(directory.path(status, token._replace(epoch=token.epoch + 1)))
+        with contextlib.suppress(FileNotFoundError):
+            if fsio.exists(new) or not name_privately(str(path), str(new)):
+                return _CHANGED
+            fsio.fsync_directory(new.parent)
+            if fsio.is_same_file(path, new) and fsio.exists(old):
+                directory.note_order()
+                return f"{self._bench.park(old)}; definition and token are one file now"
+        unlink_entry(str(new))  # the task was removed, or taken
         return _CHANGED
 
     def _make_wait(self, identity: str, path: Path) -> str:
