@@ -109,6 +109,36 @@ def test_a_damaged_result_is_set_aside_and_the_task_done_again(manager: TaskMana
     assert manager.task_stat({"filter.model": "a"}) == {"waiting": 1}
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: b""])
+def test_a_damaged_failure_is_set_aside_and_the_task_stays_failed(
+    manager: TaskManager, damage: Callable[[bytes], bytes]
+) -> None:
+    (path,) = (pool(manager) / "failures").iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    (finding,) = repaired(manager)
+    assert finding.path == path.relative_to(pool(manager).parent.parent).as_posix()
+    (kept,) = (pool(manager).parent.parent / "quarantine").iterdir()
+    assert path.name in kept.name
+    assert manager.task_stat({"filter.model": "b"}) == {"failed": 1}
+
+
+def test_an_unfinished_failure_of_which_another_tells_is_no_finding(manager: TaskManager) -> None:
+    (path,) = (pool(manager) / "failures").iterdir()
+    unfinished = path.with_name(f"{path.name[:48]}.0123456789ab")
+    unfinished.write_bytes(path.read_bytes()[:50])
+    assert manager.check(repair=True) == []
+    path.unlink()
+    (finding,) = repaired(manager)
+    assert unfinished.name in finding.path
+
+
+def test_a_failure_that_an_attempt_is_just_writing_is_no_finding(manager: TaskManager) -> None:
+    running = token(manager, "running").name
+    name = f"{task_of(running)}.{running[51:57]}.{running[82:]}"
+    (pool(manager) / "failures" / name).write_bytes(b'{"format": "qwf-task-fai')
+    assert manager.check(repair=True) == []
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:30], lambda data: data.replace(b'"e"', b'"x"'), lambda data: b""]
 )

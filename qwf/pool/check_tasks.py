@@ -15,7 +15,7 @@ from ..storage.findings import UPGRADE, Remedy, Workbench, newer
 from .directory import Directory
 from .insertion import finish
 from .look import Look, Problem
-from .records import identity_of, parse_definition, parse_result
+from .records import identity_of, parse_definition, parse_failure, parse_result
 from .tokens import DONE, NO_RESULT, PART_DONE, RUNNING, WAITING, Token, rank_of
 from .transitions import result_path
 from .workers import Worker
@@ -137,19 +137,7 @@ class TaskCheck:
 
     def _unsound(self, identity: str, path: Path) -> str | FormatVersionError | None:
         """Return what is wrong with a definition's content; None also if it is not there."""
-        try:
-            definition = parse_definition(fsio.read_bytes(path), str(path))
-        except FileNotFoundError:
-            return None
-        except FormatVersionError as error:
-            return error
-        except CorruptRecordError as error:
-            return error.reason
-        except OSError as error:
-            return f"it cannot be read ({error.strerror})"
-        if identity_of(definition) != identity:
-            return "its definition is not the one that its id is the hash of: edited, or damaged"
-        return None
+        return _damage_of(path, partial(_parse_as, identity))
 
     def _without_definition(self, status: str, token: Token) -> Iterator[Problem]:
         path = Path(self._directory.path(status, token))
@@ -251,6 +239,7 @@ class TaskCheck:
             named.add(f"{token.id}.{token.time}.{token.result}")
             if status == RUNNING:  # it may be committing
                 running.add(f"{token.id}.{token.time}.{token.epoch:06x}{token.worker}")
+        ending = {name[:48] for name in running}  # their failures may be just being written
         unsure = look.being_removed | (look.definitions - look.tokens.keys())
         for name in sorted(look.results - named - running):
             path = Path(directory.results, name)
@@ -258,10 +247,26 @@ class TaskCheck:
                 yield Problem(path, "no task has this result", self._bench.parking(path))
         for name in sorted(look.failures):
             path = Path(directory.failures, name)
-            if name[:41] not in there and name[:24] not in unsure:
+            if name[:41] in there:
+                if name[:48] not in ending:
+                    yield from self._failure(path)
+            elif name[:24] not in unsure:
                 yield Problem(
                     path, "there is no task that has failed so", self._bench.parking(path)
                 )
+
+    def _failure(self, path: Path) -> Iterator[Problem]:
+        damage = _damage_of(path, parse_failure)
+        if isinstance(damage, FormatVersionError):
+            yield Problem(path, newer(damage), UPGRADE)
+        elif damage is not None and not self._is_told_by_another(path):
+            yield Problem(path, damage, self._bench.parking(path))
+
+    def _is_told_by_another(self, path: Path) -> bool:
+        """Whether a whole file tells of this attempt: a crash while writing one leaves another."""
+        others = [name for name in self._look.failures if name[:48] == path.name[:48]]
+        paths = [path.with_name(name) for name in others if name != path.name]
+        return any(_damage_of(one, parse_failure) is None for one in paths)
 
     # --- remedies ---
 
@@ -344,6 +349,29 @@ class TaskCheck:
         done = self._define(token, of_token)
         unlink_entry(old)
         return done
+
+
+def _parse_as(identity: str, data: bytes, path: str) -> None:
+    if identity_of(parse_definition(data, path)) != identity:
+        reason = "its definition is not the one that its id is the hash of: edited, or damaged"
+        raise CorruptRecordError(path, reason)
+
+
+def _damage_of(
+    path: Path, parse: Callable[[bytes, str], object]
+) -> str | FormatVersionError | None:
+    """Return what is wrong with a file's content; None also if it is not there."""
+    try:
+        parse(fsio.read_bytes(path), str(path))
+    except FileNotFoundError:
+        return None
+    except FormatVersionError as error:
+        return error
+    except CorruptRecordError as error:
+        return error.reason
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return None
 
 
 def _names_of(path: Path) -> int:
