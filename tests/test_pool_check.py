@@ -109,6 +109,36 @@ def test_a_damaged_result_is_set_aside_and_the_task_done_again(manager: TaskMana
     assert manager.task_stat({"filter.model": "a"}) == {"waiting": 1}
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: b""])
+def test_a_damaged_failure_is_set_aside_and_the_task_stays_failed(
+    manager: TaskManager, damage: Callable[[bytes], bytes]
+) -> None:
+    (path,) = (pool(manager) / "failures").iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    (finding,) = repaired(manager)
+    assert finding.path == path.relative_to(pool(manager).parent.parent).as_posix()
+    (kept,) = (pool(manager).parent.parent / "quarantine").iterdir()
+    assert path.name in kept.name
+    assert manager.task_stat({"filter.model": "b"}) == {"failed": 1}
+
+
+def test_an_unfinished_failure_of_which_another_tells_is_no_finding(manager: TaskManager) -> None:
+    (path,) = (pool(manager) / "failures").iterdir()
+    unfinished = path.with_name(f"{path.name[:48]}.0123456789ab")
+    unfinished.write_bytes(path.read_bytes()[:50])
+    assert manager.check(repair=True) == []
+    path.unlink()
+    (finding,) = repaired(manager)
+    assert unfinished.name in finding.path
+
+
+def test_a_failure_that_an_attempt_is_just_writing_is_no_finding(manager: TaskManager) -> None:
+    running = token(manager, "running").name
+    name = f"{task_of(running)}.{running[51:57]}.{running[82:]}"
+    (pool(manager) / "failures" / name).write_bytes(b'{"format": "qwf-task-fai')
+    assert manager.check(repair=True) == []
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:30], lambda data: data.replace(b'"e"', b'"x"'), lambda data: b""]
 )
@@ -171,6 +201,79 @@ def test_a_copy_of_a_pool_without_hard_links_is_mended(
     assert sorted(path.parent.name for path in pool(copied).rglob("*") if path.is_file()) == sorted(
         ["p", "p", "p", "workers", "workers"]
     )
+
+
+@pytest.mark.parametrize("part", ["definition", "token"])
+@pytest.mark.parametrize(("status", "model"), [("waiting", "e"), ("done", "a"), ("failed", "b")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:30],
+        lambda data: data.replace(b'"window"', b'"edited"'),
+        lambda data: b"",
+    ],
+)
+def test_in_a_copy_without_hard_links_the_sound_one_of_two_files_is_kept(
+    manager: TaskManager,
+    tmp_path: Path,
+    part: str,
+    status: str,
+    model: str,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    before = list(manager.query({"filter.model": model}))
+    shutil.copytree(pool(manager).parent.parent, tmp_path / "copy")
+    copied = TaskManager("p", uri=tmp_path / "copy")
+    copied.reset_waiting(force=True)  # the running one
+    place = token(manager, status).name
+    definition = pool(copied) / "def" / place[26:50]
+    bad = definition if part == "definition" else pool(copied) / status / place
+    damaged = damage(bad.read_bytes())
+    bad.write_bytes(damaged)
+
+    repaired(copied)
+
+    (kept,) = (tmp_path / "copy" / "quarantine").iterdir()
+    assert kept.read_bytes() == damaged
+    assert list(copied.query({"filter.model": model})) == before
+    (found,) = [one for one in (pool(copied) / status).iterdir() if place[26:50] in one.name]
+    assert found.name[:51] == place[:51]
+    assert found.samefile(definition)
+    assert found.stat().st_nlink == 2
+    assert sum(copied.task_stat().values()) == 5
+
+
+def test_of_two_files_neither_is_kept_if_both_are_damaged(
+    manager: TaskManager, tmp_path: Path
+) -> None:
+    shutil.copytree(pool(manager).parent.parent, tmp_path / "copy")
+    copied = TaskManager("p", uri=tmp_path / "copy")
+    copied.reset_waiting(force=True)
+    path = token(copied, "done")
+    for one in (path, pool(copied) / "def" / path.name[26:50]):
+        one.write_bytes(b"{")
+    repaired(copied)
+    assert copied.task_stat({"filter.model": "a"}) == {}
+    quarantine = (tmp_path / "copy" / "quarantine").iterdir()
+    assert len([one for one in quarantine if one.read_bytes() == b"{"]) == 2
+
+
+def test_a_crash_between_a_new_token_and_setting_the_damaged_one_aside_is_mended(
+    manager: TaskManager, tmp_path: Path
+) -> None:
+    shutil.copytree(pool(manager).parent.parent, tmp_path / "copy")
+    copied = TaskManager("p", uri=tmp_path / "copy")
+    copied.reset_waiting(force=True)
+    path = token(copied, "done")
+    path.write_bytes(b"{")
+    epoch = f"{int(path.name[51:57], 16) + 1:06x}"
+    os.link(
+        pool(copied) / "def" / path.name[26:50],
+        path.with_name(f"{path.name[:51]}{epoch}{path.name[57:]}"),
+    )
+    repaired(copied)
+    (task,) = copied.query({"filter.model": "a"})
+    assert (task["status"], task["res"]) == ("done", {"ic": 1})
 
 
 def test_names_that_tell_the_wrong_thing_about_owners_are_mended(manager: TaskManager) -> None:

@@ -15,7 +15,7 @@ from ..storage.findings import UPGRADE, Remedy, Workbench, newer
 from .directory import Directory
 from .insertion import finish
 from .look import Look, Problem
-from .records import identity_of, parse_definition, parse_result
+from .records import identity_of, parse_definition, parse_failure, parse_result
 from .tokens import DONE, NO_RESULT, PART_DONE, RUNNING, WAITING, Token, rank_of
 from .transitions import result_path
 from .workers import Worker
@@ -107,31 +107,37 @@ class TaskCheck:
         elif tokens is None:
             yield from self._without_token(identity, path)
         else:
-            status, token = tokens[0]
-            reason = self._unsound(identity, path)
-            if isinstance(reason, FormatVersionError):
-                yield Problem(path, newer(reason), UPGRADE)
-            elif reason is not None:
-                names = [path, Path(self._directory.path(status, token))]
-                yield Problem(path, reason, self._unless_running(status, self._parking(names)))
-            else:
-                yield from self._two_names(status, token, path)
+            yield from self._with_token(*tokens[0], path)
+
+    def _with_token(self, status: str, token: Token, path: Path) -> Iterator[Problem]:
+        of_token = Path(self._directory.path(status, token))
+        reason = self._unsound(token.id, path)
+        # Of two files, as a copy without hard links has them, one may be sound.
+        apart = not fsio.is_same_file(path, of_token) and fsio.exists(of_token)
+        other = self._unsound(token.id, of_token) if apart else reason
+        for name, found in ((path, reason), (of_token, other)):
+            if isinstance(found, FormatVersionError):
+                yield Problem(name, newer(found), UPGRADE)
+                return
+        if reason is not None and other is not None:
+            remedy = self._parking([path, of_token])
+            yield Problem(path, str(reason), self._unless_running(status, remedy))
+        elif reason is not None:
+            remedy = Remedy(
+                "restores it from the token", partial(self._restore, token, path, of_token)
+            )
+            yield Problem(path, str(reason), self._unless_running(status, remedy))
+        elif other is not None:
+            remedy = Remedy(
+                "makes a token of its definition", partial(self._replace, status, token, path)
+            )
+            yield Problem(of_token, str(other), self._unless_running(status, remedy))
+        else:
+            yield from self._two_names(status, token, path)
 
     def _unsound(self, identity: str, path: Path) -> str | FormatVersionError | None:
         """Return what is wrong with a definition's content; None also if it is not there."""
-        try:
-            definition = parse_definition(fsio.read_bytes(path), str(path))
-        except FileNotFoundError:
-            return None
-        except FormatVersionError as error:
-            return error
-        except CorruptRecordError as error:
-            return error.reason
-        except OSError as error:
-            return f"it cannot be read ({error.strerror})"
-        if identity_of(definition) != identity:
-            return "its definition is not the one that its id is the hash of: edited, or damaged"
-        return None
+        return _damage_of(path, partial(_parse_as, identity))
 
     def _without_definition(self, status: str, token: Token) -> Iterator[Problem]:
         path = Path(self._directory.path(status, token))
@@ -233,6 +239,7 @@ class TaskCheck:
             named.add(f"{token.id}.{token.time}.{token.result}")
             if status == RUNNING:  # it may be committing
                 running.add(f"{token.id}.{token.time}.{token.epoch:06x}{token.worker}")
+        ending = {name[:48] for name in running}  # their failures may be just being written
         unsure = look.being_removed | (look.definitions - look.tokens.keys())
         for name in sorted(look.results - named - running):
             path = Path(directory.results, name)
@@ -240,10 +247,26 @@ class TaskCheck:
                 yield Problem(path, "no task has this result", self._bench.parking(path))
         for name in sorted(look.failures):
             path = Path(directory.failures, name)
-            if name[:41] not in there and name[:24] not in unsure:
+            if name[:41] in there:
+                if name[:48] not in ending:
+                    yield from self._failure(path)
+            elif name[:24] not in unsure:
                 yield Problem(
                     path, "there is no task that has failed so", self._bench.parking(path)
                 )
+
+    def _failure(self, path: Path) -> Iterator[Problem]:
+        damage = _damage_of(path, parse_failure)
+        if isinstance(damage, FormatVersionError):
+            yield Problem(path, newer(damage), UPGRADE)
+        elif damage is not None and not self._is_told_by_another(path):
+            yield Problem(path, damage, self._bench.parking(path))
+
+    def _is_told_by_another(self, path: Path) -> bool:
+        """Whether a whole file tells of this attempt: a crash while writing one leaves another."""
+        others = [name for name in self._look.failures if name[:48] == path.name[:48]]
+        paths = [path.with_name(name) for name in others if name != path.name]
+        return any(_damage_of(one, parse_failure) is None for one in paths)
 
     # --- remedies ---
 
@@ -276,6 +299,32 @@ class TaskCheck:
                 return "definition and token are one file now"
         return _CHANGED
 
+    def _restore(self, token: Token, path: Path, of_token: Path) -> str:
+        """Set a definition aside, then make the token's file the definition's.
+
+        After *a crash* in between there is none, which the next repair makes of the token.
+        """
+        return f"{self._bench.park(path)}; {self._define(token, of_token)}"
+
+    def _replace(self, status: str, token: Token, path: Path) -> str:
+        """Make a later token of the definition, then set this one aside.
+
+        In this order, since without any token the task's status is lost. After *a crash* there
+        are two, of which the check keeps that of the definition's file.
+        """
+        directory = self._directory
+        old = Path(directory.path(status, token))
+        new = Path(directory.path(status, token._replace(epoch=token.epoch + 1)))
+        with contextlib.suppress(FileNotFoundError):
+            if fsio.exists(new) or not name_privately(str(path), str(new)):
+                return _CHANGED
+            fsio.fsync_directory(new.parent)
+            if fsio.is_same_file(path, new) and fsio.exists(old):
+                directory.note_order()
+                return f"{self._bench.park(old)}; definition and token are one file now"
+        unlink_entry(str(new))  # the task was removed, or taken
+        return _CHANGED
+
     def _make_wait(self, identity: str, path: Path) -> str:
         directory, worker = self._directory, self._worker()
         now = fsio.server_time(Path(directory.private, "clock"))
@@ -300,6 +349,29 @@ class TaskCheck:
         done = self._define(token, of_token)
         unlink_entry(old)
         return done
+
+
+def _parse_as(identity: str, data: bytes, path: str) -> None:
+    if identity_of(parse_definition(data, path)) != identity:
+        reason = "its definition is not the one that its id is the hash of: edited, or damaged"
+        raise CorruptRecordError(path, reason)
+
+
+def _damage_of(
+    path: Path, parse: Callable[[bytes, str], object]
+) -> str | FormatVersionError | None:
+    """Return what is wrong with a file's content; None also if it is not there."""
+    try:
+        parse(fsio.read_bytes(path), str(path))
+    except FileNotFoundError:
+        return None
+    except FormatVersionError as error:
+        return error
+    except CorruptRecordError as error:
+        return error.reason
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return None
 
 
 def _names_of(path: Path) -> int:
