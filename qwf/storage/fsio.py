@@ -228,9 +228,15 @@ def rename(call: Callable[[Path, Path], None], source: Path, target: Path) -> No
     moved = os.lstat(source)
     try:
         call(source, target)
-    except OSError:
-        if not _is_at(target, moved):
+    except OSError as error:
+        if not _is_at(target, moved) and not _was_private(source, error):
             raise
+
+
+def _was_private(source: Path, error: OSError) -> bool:
+    """Whether what is said to be missing had a name that nobody else takes away."""
+    gone = isinstance(error, FileNotFoundError) and is_temporary(source.name)
+    return gone and source.name not in list_fresh(source.parent)
 
 
 def _is_at(path: Path, entry: os.stat_result) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import pool, rename_race, tracking, visibility
-from .nodes import Mount
+from .nodes import LOSING, Mount
 
 __all__ = ["run"]
 
@@ -56,7 +56,10 @@ def _on(mount: Mount, memory: Path, say: Callable[[str], None]) -> dict[str, Any
     say(f"{mount.name}: the sleeper woke up")
     alive = watched.status()
     watched.kill()
-    found["tracking"] = tracking.log_together(mount)
+    # Where a reply is lost and nobody can lock, a node repeats a rename, which names of recorders
+    # do not bear; those of pools do.
+    if mount.name != LOSING:
+        found["tracking"] = tracking.log_together(mount)
     found["watched"] = [alive, watched.status_after_lease()]
     say(f"{mount.name}: runs tracked")
     return found

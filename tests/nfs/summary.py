@@ -84,7 +84,7 @@ def _failures(found: Found) -> Iterator[str]:
                 _visibility(of_mount["visibility"]),
                 _drain(of_mount["drain"]),
                 _sleeper(of_mount["sleeper"]),
-                _tracking(of_mount["tracking"]),
+                () if name == LOSING else _tracking(of_mount["tracking"]),
                 _watched(of_mount["watched"]),
             )
             for judgement in judgements:
