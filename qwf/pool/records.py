@@ -6,6 +6,7 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ __all__ = [
     "parse_failure",
     "parse_result",
     "parse_worker",
+    "stored_moment",
 ]
 
 POOL_KIND: Final = "qwf-pool"
@@ -143,6 +145,12 @@ def encode_worker(process: dict[str, Json], lease: float) -> bytes:
 def parse_worker(data: bytes, path: str) -> dict[str, Any]:
     """Return what a worker's file holds; raises as `parse_definition`."""
     return _parsed(data, path, _WORKER_KIND)
+
+
+def stored_moment(seconds: float) -> str:
+    """Return a moment, in seconds since the epoch, as files of a pool write it."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _head(kind: str, identity: str) -> dict[str, Json]:

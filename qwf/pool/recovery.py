@@ -9,7 +9,6 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,7 @@ from ..storage import fsio
 from ..storage.entries import list_entries, move_entry, unlink_entry
 from .directory import Directory
 from .insertion import finish
-from .records import Failure
+from .records import Failure, stored_moment
 from .tokens import NO_RESULT, RUNNING, WAITING, Token, parse_token, worker_of
 from .transitions import end_attempt, finish_removal
 from .workers import Observer, Worker, is_worker
@@ -126,7 +125,7 @@ class Recovery:
         """End the attempt of a dead worker; return 1, or 0 if it has ended meanwhile."""
         noted = self.observer.describe(token.worker)
         by = {key: noted.get(key) for key in ("host", "pid")}
-        now = datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        now = stored_moment(time.time())
         seen_by = this_process()
         failure = Failure(
             f"{LOST_WORKER}: {why}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,8 +39,6 @@ __all__ = [
     "same_attempt",
     "settle",
 ]
-
-_logger: Final = logging.getLogger("qwf.pool")
 
 # How long what a listing does not show yet is waited for.
 _LOOKS_SECONDS: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)

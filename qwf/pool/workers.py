@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import secrets
 import sys
@@ -40,8 +39,6 @@ _ID_BYTES: Final = 6
 _LOOK_AGAIN_SECONDS: Final = 1.0
 
 _BLUR_NS: Final = 10_000
-
-_logger: Final = logging.getLogger("qwf.pool")
 
 
 def is_worker(name: str) -> bool:

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from ..pool import transitions
 from ..pool.claims import Claimed, Claims
 from ..pool.directory import MOST_ATTEMPTS, Directory
 from ..pool.insertion import Draft, insert
-from ..pool.records import Failure
+from ..pool.records import Failure, stored_moment
 from ..pool.recovery import Recovery
 from ..pool.tokens import ORIGINS, RUNNING, Token, parse_token
 from ..pool.workers import LEASE_SECONDS, Worker, worker_for
@@ -236,8 +235,8 @@ class PoolAccess:
             "pid": os.getpid(),
             "worker": token.worker,
             "attempt": token.attempts + 1,
-            "started_at": None if claimed is None else _in_words(claimed),
-            "ended_at": _in_words(time.time()),
+            "started_at": None if claimed is None else stored_moment(claimed),
+            "ended_at": stored_moment(time.time()),
         }
 
     def _reset(self, query: Mapping[str, Any], status: str | None, *, force: bool) -> int:
@@ -277,11 +276,6 @@ def _give_all_back(directory: Directory, worker: Worker) -> None:
     for token in [*worker.held.values()]:
         with contextlib.suppress(LeaseLostError, OSError):
             transitions.give_back(directory, worker, token)
-
-
-def _in_words(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def explained(error: BaseException | str) -> tuple[str, str]:

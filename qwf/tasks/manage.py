@@ -39,9 +39,6 @@ from .waiting import wait_for
 
 __all__ = ["TaskManager"]
 
-# Dead workers are looked for so often when there is nothing to take.
-_RECOVERY_SECONDS: Final = 1.0
-
 _NONE: Final[Mapping[str, Any]] = {}
 
 # In the class its method has the name `list`.
